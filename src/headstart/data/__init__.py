@@ -1,0 +1,1 @@
+"""Bytes on a host -> one uint8 array per split -> views on the device."""

@@ -1,0 +1,50 @@
+"""The prepared dataset: one uint8 array per split, and what is known about it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split.
+
+    images: (N, S, S, 3) uint8 RGB, squashed to a square; labels: (N,) int64; sizes: (N, 2) int64 original height and width.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sizes: Tensor
+
+    def to(self, device: torch.device) -> "Split":
+        """Return the split with its images on `device`; labels and sizes stay on the host, where batches are drawn."""
+        return Split(self.images.to(device), self.labels, self.sizes)
+
+
+@dataclass(frozen=True)
+class Standardize:
+    """Per-channel standardisation with the train split's statistics; mean and std: 3 values of [0, 1] pixels."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """Return (x - mean) / std, same shape."""
+        mean = torch.tensor(self.mean, device=x_BCHW.device)[:, None, None]
+        std = torch.tensor(self.std, device=x_BCHW.device)[:, None, None]
+        return (x_BCHW - mean) / std
+
+
+def load_split(folder: Path, split: str) -> Split:
+    """Return one split of a prepared dataset, its images memory-mapped."""
+    images = np.load(folder / f"{split}_images.npy", mmap_mode="c")
+    return Split(
+        torch.from_numpy(images),
+        torch.from_numpy(np.load(folder / f"{split}_labels.npy")).long(),
+        torch.from_numpy(np.load(folder / f"{split}_sizes.npy")).long(),
+    )

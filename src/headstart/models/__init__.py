@@ -1,0 +1,1 @@
+"""Backbones, autoencoders and projectors."""

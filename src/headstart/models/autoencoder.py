@@ -1,0 +1,63 @@
+"""The autoencoder whose embedding layer becomes the projector's first layer."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from headstart.knobs import OneOf
+from headstart.randomness import global_seed
+
+
+class MLPAutoencoder(nn.Module):
+    """The paper's autoencoder: C*H*W -> F ReLU -> d, back d -> F ReLU -> C*H*W sigmoid.
+
+    `embedding` is the Linear(F, d) that moves into the projector, so F is the backbone's feature width (512 in the paper).
+    """
+
+    def __init__(self, image_size: int, features: int, latent_dim: int):
+        super().__init__()
+        pixels = 3 * image_size * image_size
+        self.image_size = image_size
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, features), nn.ReLU())
+        self.embedding = nn.Linear(features, latent_dim)
+        self.decoder = nn.Sequential(
+            nn.Linear(latent_dim, features), nn.ReLU(), nn.Linear(features, pixels), nn.Sigmoid()
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return the reconstruction of (B, 3, S, S) float images in [0, 1], same shape."""
+        return self.decoder(self.embedding(self.encoder(x_BCHW))).view_as(x_BCHW)
+
+
+AUTOENCODERS = {"mlp": MLPAutoencoder}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """arch: one of AUTOENCODERS; all end in `embedding`, a Linear(backbone features, latent)."""
+
+    arch: Annotated[str, OneOf(AUTOENCODERS)]
+
+
+def build_autoencoder(architecture: Architecture, image_size: int, features: int, latent_dim: int, seed: int) -> nn.Module:
+    """Return the autoencoder for square RGB images of `image_size`, initialised from `seed`."""
+    with global_seed(seed, "autoencoder"):
+        return AUTOENCODERS[architecture.arch](image_size, features, latent_dim)
+
+
+def embedding_weights(autoencoder: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the embedding layer's `weight` (d, F) and `bias` (d,)."""
+    embedding = autoencoder.get_submodule("embedding")
+    return {name: value.detach().clone().contiguous() for name, value in embedding.state_dict().items()}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of scalars in the module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def mean_squared_error(autoencoder: nn.Module, x_NCHW: Tensor) -> Tensor:
+    """Return the mean over all values of the squared reconstruction error, a 0-d tensor."""
+    return torch.nn.functional.mse_loss(autoencoder(x_NCHW), x_NCHW)

@@ -1,0 +1,1 @@
+"""How a run touches the world: parameters, paths, files, progress, the tracker."""

@@ -1,0 +1,194 @@
+"""Files that are whole or absent: temporary file, fsync, rename. Checkpoints and results shared between workers."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from headstart.errors import UserError
+from headstart.run import paths
+
+CHECKPOINT_SECONDS = 20.0
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; an out is as readable as any other file
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in order; refuses NaN, which JSON does not have."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """Return a JSON file, or raise UserError naming the stage that makes it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise missing(path, made_by) from None
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with equal keys as CSV, atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_csv(path: Path, made_by: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file as strings, or raise UserError naming the stage that makes it."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        raise missing(path, made_by) from None
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write one .npy file atomically."""
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as safetensors, atomically."""
+    with atomic(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+
+def read_tensors(path: Path, made_by: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, or raise UserError naming the stage that makes it."""
+    if not path.is_file():
+        raise missing(path, made_by)
+    return load_file(path)
+
+
+def missing(path: Path, made_by: str) -> UserError:
+    """Return the error for an input that is not there."""
+    return UserError(f"{path}: no such file; stage {made_by} makes it: dvc repro")
+
+
+def digest(*parts: Any) -> str:
+    """Return 32 hex digits of the JSON of `parts`, the same on every machine."""
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return 32 hex digits of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def code_digest(stage: str) -> str:
+    """Return a digest of the running copy's library and of one stage's script: what a checkpoint was made by."""
+    library = Path(__file__).parents[1]
+    files = [library.parents[1] / "stages" / f"{stage}.py"]
+    for wing in ("data", "models", "training"):
+        files += sorted((library / wing).glob("*.py"))
+    return digest([(file.name, file_digest(file)) for file in files])
+
+
+class FileCheckpoint:
+    """A training's state under the main workspace's `.cache/checkpoints/<stage>/<key>`.
+
+    The key is a digest of everything that decides the result, so a killed run, also one killed in DVC's queue, goes on
+    only from a state with equal inputs. Never a DVC out: see `persist: true` in DVC's known problems.
+    """
+
+    def __init__(self, stage: str, key: str, seconds: float = CHECKPOINT_SECONDS):
+        self.path = paths.scratch() / "checkpoints" / stage / f"{key}.pt"
+        self.seconds = float(os.environ.get("HEADSTART_CHECKPOINT_SECONDS", seconds))
+        self.saved_at = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the last saved state, or None; an unreadable one is removed and training starts anew."""
+        if not self.path.is_file():
+            return None
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception:
+            self.path.unlink(missing_ok=True)
+            return None
+
+    def due(self) -> bool:
+        """Whether enough seconds have passed since the last save."""
+        return time.monotonic() - self.saved_at >= self.seconds
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the saved state atomically."""
+        with atomic(self.path) as temporary:
+            torch.save(state, temporary)
+        self.saved_at = time.monotonic()
+
+    def remove(self) -> None:
+        """Forget the state: the training is finished and its outs are written."""
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def shared_result(stage: str, key: str) -> Iterator[Path]:
+    """Yield the folder of a finished result under `.cache/shared/<stage>/<key>`, locked against other workers.
+
+    Where the folder does not exist yet, the caller makes it (`write_folder`); parallel workers so do the work once.
+    """
+    folder = paths.scratch() / "shared" / stage / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        yield folder
+
+
+@contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `folder` on success and vanishes on error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

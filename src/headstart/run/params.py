@@ -1,0 +1,216 @@
+"""params.yaml, read once, validated whole, resolved for one recipe and one dataset.
+
+A knob may be given per recipe (`{default: 40, paper: 150}`): `load_params` picks the value of the active recipe before
+anything is checked. Every error names the file, the key, the value and what is allowed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+import yaml
+
+from headstart.data.table import KINDS
+from headstart.data.views import Views
+from headstart.errors import UserError
+from headstart.evaluation.probe import Probe
+from headstart.knobs import OneOf, Range, nearest
+from headstart.models.autoencoder import AUTOENCODERS
+from headstart.models.backbone import Backbone
+from headstart.models.projector import Projector
+from headstart.training.contrastive import SimCLR
+from headstart.training.reconstruction import Reconstruction
+
+PARAMS_FILE = Path("params.yaml")
+RECIPES = ("default", "paper")
+
+
+@dataclass(frozen=True)
+class Autoencoder(Reconstruction):
+    """The autoencoder's architecture and its recipe."""
+
+    arch: Annotated[str, OneOf(AUTOENCODERS)]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A row of `data`: which decoder reads it (a row of KINDS), where it lies, how it is trained on."""
+
+    kind: Annotated[str, OneOf(KINDS)]
+    image_size: Annotated[int, Range(4, 1024)]
+    batch_size: Annotated[int, Range(2)]
+    views: str
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What holds for every dataset."""
+
+    standardize: bool
+    skip_unreadable: bool
+    stored_size: Annotated[int, Range(4)] | None
+    val_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
+    test_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Whether to mirror runs in MLflow, and into which experiment."""
+
+    enabled: bool
+    experiment: str
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole file for the active recipe; `raw` is that resolved tree of plain values, for the tracker."""
+
+    datasets: list[str]
+    recipe: Annotated[str, OneOf(RECIPES)]
+    seed: Annotated[int, Range(0)]
+    device: str
+    projector: Projector
+    backbone: Backbone
+    simclr: SimCLR
+    autoencoder: Autoencoder
+    probe: Probe
+    views: dict[str, Views]
+    options: DataOptions
+    data: dict[str, Dataset]
+    tracking: Tracking
+    raw: dict[str, Any]
+
+    def dataset(self, name: str) -> Dataset:
+        """Return the row of a dataset, or raise UserError with the known ones."""
+        if name not in self.data:
+            raise UserError(_line("datasets", name, f"must be one of {', '.join(self.data)}{nearest(name, self.data)}"))
+        return self.data[name]
+
+    def views_of(self, name: str) -> Views:
+        """Return how the views of a dataset are drawn."""
+        return self.views[self.dataset(name).views]
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Return the validated parameters; raises UserError with one line for the first thing that is wrong."""
+    tree = _read_yaml(path)
+    recipe = tree.get("recipe")
+    try:
+        OneOf(RECIPES).check(recipe)
+    except ValueError as error:
+        raise UserError(_line("recipe", recipe, str(error))) from None
+    raw = _resolve(tree, str(recipe), "")
+    sections = dict(raw)
+    rows = sections.get("data")
+    if not isinstance(rows, dict):
+        raise UserError(_line("data", rows, "must be a mapping"))
+    option_names = DataOptions.__dataclass_fields__
+    sections["options"] = {key: value for key, value in rows.items() if key in option_names}
+    sections["data"] = {key: value for key, value in rows.items() if key not in option_names}
+    try:
+        params = _ADAPTER.validate_python({**sections, "raw": raw})
+    except pydantic.ValidationError as error:
+        raise UserError(_explain(error)) from None
+    _check_references(params)
+    return params
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats: PyYAML alone reads the `1e-05` that DVC writes as a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+_INT = r"[-+]?[0-9]+$"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?!{_INT})({_FLOAT})$"), list("-+.0123456789"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(path.read_text(), Loader=_Loader)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run from the repository's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: must be a mapping of sections")
+    return tree
+
+
+def _resolve(node: Any, recipe: str, key: str) -> Any:
+    """Replace every mapping of recipe names by the value of the active one."""
+    if not isinstance(node, dict):
+        return node
+    if node and set(node) & set(RECIPES):
+        if set(node) != set(RECIPES):
+            raise UserError(_line(key, node, f"a value per recipe needs exactly the keys {', '.join(RECIPES)}"))
+        return node[recipe]
+    return {name: _resolve(value, recipe, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
+
+
+_ADAPTER = pydantic.TypeAdapter(Params, config=pydantic.ConfigDict(strict=True, extra="forbid"))
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    """The first problem in one line; a near miss of an unknown key is answered with the nearest known one."""
+    problems = error.errors(include_url=False)
+    unknown = [problem for problem in problems if problem["type"] == "unexpected_keyword_argument"]
+    problem = (unknown or problems)[0]
+    where = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "literal[", "bool", "dataclass"))]
+    if where and where[0] == "options":
+        where[0] = "data"
+    key = ".".join(where)
+    if problem["type"] == "unexpected_keyword_argument":
+        known = _known_keys(where[:-1])
+        return f"params.yaml: {key}: unknown key{nearest(where[-1], known)}; allowed here: {', '.join(known)}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"params.yaml: {key}: missing key"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be").replace("valid dictionary", "mapping")
+    return _line(key, problem["input"], message)
+
+
+def _known_keys(where: list[str]) -> list[str]:
+    sections: dict[str, Any] = {
+        "projector": Projector,
+        "backbone": Backbone,
+        "simclr": SimCLR,
+        "autoencoder": Autoencoder,
+        "probe": Probe,
+        "views": Views,
+        "data": Dataset,
+        "tracking": Tracking,
+    }
+    if not where:
+        return [name for name in Params.__dataclass_fields__ if name not in ("options", "raw")]
+    return list(sections[where[0]].__dataclass_fields__)
+
+
+def _line(key: str, value: Any, allowed: str) -> str:
+    return f"params.yaml: {key}: {value!r} {allowed}"
+
+
+def _check_references(params: Params) -> None:
+    """What no single key can tell: names that must exist elsewhere in the file."""
+    if not params.datasets:
+        raise UserError(_line("datasets", params.datasets, "must name at least one dataset"))
+    if len(set(params.datasets)) != len(params.datasets):
+        raise UserError(_line("datasets", params.datasets, "must not name a dataset twice"))
+    for name in params.datasets:
+        params.dataset(name)
+    for name, row in params.data.items():
+        if row.views not in params.views:
+            allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
+            raise UserError(_line(f"data.{name}.views", row.views, allowed))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", params.device):
+        raise UserError(_line("device", params.device, "must be auto, cpu, cuda or cuda:N"))
+    if not params.probe.strengths:
+        raise UserError(_line("probe.strengths", params.probe.strengths, "must hold at least one number"))
+
+

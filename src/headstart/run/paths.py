@@ -1,0 +1,58 @@
+"""Artefact -> path, relative to the working copy; the only place where file names are spelt."""
+
+import os
+from pathlib import Path
+
+METRICS = Path("metrics/metrics.json")
+REPORT = Path("metrics/report.md")
+PLOTS = Path("metrics/plots")
+
+
+def main_workspace() -> Path:
+    """Return the main workspace, also from DVC's temporary copy of it (DVC sets DVC_ROOT to the main one)."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def scratch() -> Path:
+    """Return the main workspace's untracked folder for checkpoints, locks and shared results."""
+    return main_workspace() / ".cache"
+
+
+def raw(dataset: str) -> Path:
+    """Return the folder of a dataset's archives, as `download` leaves them."""
+    return Path("data/raw") / dataset
+
+
+def prepared(dataset: str) -> Path:
+    """Return the folder of a dataset's packed arrays."""
+    return Path("data/prepared") / dataset
+
+
+def autoencoder(dataset: str, init: str, dim: int) -> Path:
+    """Return the folder of the autoencoder that a projector initialisation needs, or of the marker that it needs none."""
+    return Path("models/autoencoder") / dataset / f"{init}-{dim}"
+
+
+def autoencoder_metrics(dataset: str) -> Path:
+    """Return the folder of the autoencoder's errors, curve and reconstructions."""
+    return Path("metrics/autoencoder") / dataset
+
+
+def simclr(dataset: str) -> Path:
+    """Return the folder of the trained backbone and projector."""
+    return Path("models/simclr") / dataset
+
+
+def simclr_metrics(dataset: str) -> Path:
+    """Return the folder of SimCLR's summary, curve and views."""
+    return Path("metrics/simclr") / dataset
+
+
+def probe(dataset: str) -> Path:
+    """Return the folder of the fitted probe."""
+    return Path("models/probe") / dataset
+
+
+def probe_metrics(dataset: str) -> Path:
+    """Return the folder of the probe's scores, confusion matrix and per-class accuracies."""
+    return Path("metrics/probe") / dataset

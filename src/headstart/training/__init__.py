@@ -1,0 +1,1 @@
+"""The two training loops and what they are made of: losses, schedules, randomness."""

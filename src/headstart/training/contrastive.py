@@ -1,0 +1,238 @@
+"""SimCLR: backbone and projector trained with NT-Xent on pairs of views."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from headstart.data.arrays import Split, Standardize
+from headstart.data.views import Views, draw, render
+from headstart.errors import UserError
+from headstart.knobs import OneOf, Range
+from headstart.randomness import generator
+from headstart.training.losses import nt_xent
+from headstart.training.resume import Checkpoint, NoCheckpoint
+from headstart.training.schedules import SCHEDULES, learning_rate
+
+STUCK_EPOCHS = 5  # whole epochs after warm-up at the loss of a collapsed head before the run is given up
+STUCK_MARGIN = 1e-3  # nats from log(2B - 1)
+
+
+@dataclass(frozen=True)
+class SimCLR:
+    """The contrastive recipe.
+
+    temperature: of NT-Xent; learning_rate: at 256 images a batch, scaled by batch size / 256 (Goyal et al. 2017);
+    schedule: one of SCHEDULES, down to final_lr times the peak; precision: `auto` is bf16 where the hardware has it.
+    """
+
+    epochs: Annotated[int, Range(1)]
+    temperature: Annotated[float, Range(0, open_low=True)]
+    learning_rate: Annotated[float, Range(0, open_low=True)]
+    momentum: Annotated[float, Range(0, 1)]
+    weight_decay: Annotated[float, Range(0)]
+    schedule: Annotated[str, OneOf(SCHEDULES)]
+    warmup_epochs: Annotated[float, Range(0)]
+    final_lr: Annotated[float, Range(0, 1)]
+    precision: Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of the curve: losses in nats (means over the epoch's batches), learning rate of its last step, images seen."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    learning_rate: float
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Where the images of a loss come from and how they become pairs of views."""
+
+    split: Split
+    views: Views
+    image_size: int
+    standardize: Standardize | None
+
+    def pairs(self, rows: Tensor, *purpose: str | int, seed: int) -> Tensor:
+        """Return (2B, 3, S, S) float32 on the split's device: first all first views, then all second views."""
+        rows = rows.repeat(2)
+        drawn = draw(self.views, self.split.sizes[rows], generator(seed, *purpose))
+        device = self.split.images.device
+        x_BCHW = render(self.split.images[rows.to(device, non_blocking=True)], drawn, self.views, self.image_size)
+        if self.standardize is not None:
+            x_BCHW = self.standardize(x_BCHW)
+        return x_BCHW.contiguous(memory_format=torch.channels_last)
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether to autocast to bfloat16: asked for, or `auto` on hardware that multiplies it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def train_simclr(
+    backbone: nn.Module,
+    projector: nn.Module,
+    train: Batches,
+    val: Batches,
+    recipe: SimCLR,
+    *,
+    batch_size: int,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda row: None,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> list[Epoch]:
+    """Train in place, keep the weights of the lowest validation NT-Xent, and return the curve.
+
+    The modules lie on the device of the images. Step k draws from generator(seed, "step", k) and epoch e's order from
+    generator(seed, "order", e), so a run resumed from `checkpoint` ends with the same bits as an unbroken one.
+    Validation uses augmented views from a fixed generator. Raises UserError where the batch is larger than the train
+    split, the loss is not finite, or it stays at log(2B - 1): collapse.
+    """
+    num_train = len(train.split.labels)
+    if batch_size > num_train:
+        raise UserError(f"params.yaml: batch_size {batch_size} is larger than the train split of {num_train} images; lower it")
+    steps = num_train // batch_size
+    checkpoint = checkpoint or NoCheckpoint()
+    model = nn.Sequential(backbone, projector)
+    model.to(memory_format=torch.channels_last)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(
+        trainable, lr=1.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )
+    run = _Run(model, optimizer, steps)
+    run.restore(checkpoint.load())
+    peak = recipe.learning_rate * batch_size / 256
+    for epoch in range(run.step // steps, recipe.epochs):
+        order = torch.randperm(num_train, generator=generator(seed, "order", epoch))
+        for k in range(run.step % steps, steps):
+            rate = learning_rate(
+                run.step,
+                peak=peak,
+                steps_per_epoch=steps,
+                epochs=recipe.epochs,
+                schedule=recipe.schedule,
+                warmup_epochs=recipe.warmup_epochs,
+                final=recipe.final_lr,
+            )
+            x_BCHW = train.pairs(order[k * batch_size : (k + 1) * batch_size], "step", run.step, seed=seed)
+            run.losses[k] = training_step(model, optimizer, x_BCHW, rate, recipe)
+            run.step += 1
+            on_step(run.step)
+            if run.step % steps and checkpoint.due():
+                checkpoint.save(run.state())
+        row = Epoch(epoch + 1, run.losses.mean().item(), validation_loss(model, val, recipe, batch_size, seed), rate, steps * batch_size)
+        run.finish_epoch(row)
+        _check_loss(run.history, recipe, batch_size, projector)
+        on_epoch(row)
+        if checkpoint.due():
+            checkpoint.save(run.state())
+    model.load_state_dict(run.best)
+    return run.history
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x_BCHW: Tensor, rate: float, recipe: SimCLR
+) -> Tensor:
+    """One optimiser step on a batch of view pairs; returns the loss, detached, without waiting for the device."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    with _autocast(x_BCHW.device, recipe):
+        z_ND = model(x_BCHW)
+    loss = nt_xent(z_ND, recipe.temperature)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+@torch.no_grad()
+def validation_loss(model: nn.Module, val: Batches, recipe: SimCLR, batch_size: int, seed: int) -> float:
+    """Return the mean NT-Xent over the validation split's batches of views, in eval mode; the views never change.
+
+    Batches have the training size or, where the split is smaller, the split's; a last partial batch is dropped, since
+    the loss depends on the number of negatives.
+    """
+    num_val = len(val.split.labels)
+    batch_size = min(batch_size, num_val)
+    model.eval()
+    losses = []
+    for k in range(num_val // batch_size):
+        x_BCHW = val.pairs(torch.arange(k * batch_size, (k + 1) * batch_size), "validation", k, seed=seed)
+        with _autocast(x_BCHW.device, recipe):
+            z_ND = model(x_BCHW)
+        losses.append(nt_xent(z_ND, recipe.temperature))
+    model.train()
+    return torch.stack(losses).mean().item()
+
+
+def _autocast(device: torch.device, recipe: SimCLR) -> contextlib.AbstractContextManager[Any]:
+    if use_bf16(recipe.precision, device):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+class _Run:
+    """What changes while training, and what a checkpoint holds."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int):
+        self.model, self.optimizer = model, optimizer
+        self.step = 0
+        self.losses = torch.zeros(steps, device=next(model.parameters()).device)
+        self.history: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+
+    def finish_epoch(self, row: Epoch) -> None:
+        if not self.history or row.val_loss < min(past.val_loss for past in self.history):
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.history.append(row)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "losses": self.losses,
+            "history": [asdict(row) for row in self.history],
+            "best": self.best,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        if state is None:
+            return
+        self.step, self.best = state["step"], state["best"]
+        self.losses.copy_(state["losses"])
+        self.history = [Epoch(**row) for row in state["history"]]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _check_loss(history: list[Epoch], recipe: SimCLR, batch_size: int, projector: nn.Module) -> None:
+    """Stop a run that can no longer end well, saying where and what to try."""
+    last = history[-1]
+    where = f"at epoch {last.epoch} (step {last.num_images // batch_size * last.epoch}, lr {last.learning_rate:.3g}, projector {_describe(projector)})"
+    if not math.isfinite(last.train_loss) or not math.isfinite(last.val_loss):
+        raise UserError(f"SimCLR loss is not finite {where}: lower simclr.learning_rate or raise simclr.warmup_epochs")
+    collapsed = math.log(2 * batch_size - 1)
+    recent = [row for row in history if row.epoch > recipe.warmup_epochs][-STUCK_EPOCHS:]
+    if len(recent) == STUCK_EPOCHS and all(abs(row.train_loss - collapsed) < STUCK_MARGIN for row in recent):
+        raise UserError(
+            f"SimCLR loss is stuck at log(2B-1) = {collapsed:.4f} {where}: the head has collapsed; lower simclr.learning_rate "
+            "or simclr.temperature, raise simclr.warmup_epochs, or choose another projector.activation"
+        )
+
+
+def _describe(projector: nn.Module) -> str:
+    return " ".join(str(layer).replace(" ", "") for layer in projector.children()) or type(projector).__name__

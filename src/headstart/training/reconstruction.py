@@ -1,0 +1,113 @@
+"""Pretraining of the autoencoder on the same images."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart.data.arrays import Split
+from headstart.data.views import resize
+from headstart.errors import UserError
+from headstart.knobs import Range
+from headstart.models.autoencoder import mean_squared_error
+from headstart.randomness import generator
+from headstart.training.resume import Checkpoint, NoCheckpoint
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The autoencoder's recipe: Adam, mean squared error, learning rate times `factor` after `patience` epochs without
+    a better validation error (torch's ReduceLROnPlateau)."""
+
+    epochs: Annotated[int, Range(1)]
+    batch_size: Annotated[int, Range(1)]
+    learning_rate: Annotated[float, Range(0, open_low=True)]
+    factor: Annotated[float, Range(0, 1, open_low=True)]
+    patience: Annotated[int, Range(0)]
+
+
+@dataclass(frozen=True)
+class AutoencoderEpoch:
+    """One row of the curve: mean squared errors of values in [0, 1]."""
+
+    epoch: int
+    train_mse: float
+    val_mse: float
+    learning_rate: float
+
+
+def train_autoencoder(
+    autoencoder: nn.Module,
+    train: Split,
+    val: Split,
+    recipe: Reconstruction,
+    *,
+    image_size: int,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[AutoencoderEpoch], None] = lambda row: None,
+) -> list[AutoencoderEpoch]:
+    """Train in place on un-augmented, never standardised images, keep the weights of the lowest validation error, and
+    return the curve. Epoch e's order comes from generator(seed, "autoencoder", e); the last partial batch is used, as in
+    the authors' code. Raises UserError where the error is not finite."""
+    checkpoint = checkpoint or NoCheckpoint()
+    images = train.images
+    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=recipe.learning_rate, fused=True)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=recipe.factor, patience=recipe.patience)
+    history: list[AutoencoderEpoch] = []
+    best: dict[str, Tensor] = {}
+    if (state := checkpoint.load()) is not None:
+        autoencoder.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        plateau.load_state_dict(state["plateau"])
+        history, best = [AutoencoderEpoch(**row) for row in state["history"]], state["best"]
+    for epoch in range(len(history), recipe.epochs):
+        order = torch.randperm(len(images), generator=generator(seed, "autoencoder", epoch)).to(images.device)
+        total = torch.zeros((), device=images.device)
+        for rows in order.split(recipe.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            loss = mean_squared_error(autoencoder, resize(images[rows], image_size))
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(rows)
+        rate = optimizer.param_groups[0]["lr"]
+        val_mse = reconstruction_error(autoencoder, val, image_size)
+        row = AutoencoderEpoch(epoch + 1, total.item() / len(images), val_mse, rate)
+        if not torch.isfinite(torch.tensor([row.train_mse, row.val_mse])).all():
+            raise UserError(f"autoencoder error is not finite at epoch {row.epoch} (lr {rate:g}): lower autoencoder.learning_rate")
+        if not history or val_mse < min(past.val_mse for past in history):
+            best = {name: value.detach().clone() for name, value in autoencoder.state_dict().items()}
+        history.append(row)
+        plateau.step(val_mse)
+        on_epoch(row)
+        if checkpoint.due():
+            checkpoint.save(_state(autoencoder, optimizer, plateau, history, best))
+    autoencoder.load_state_dict(best)
+    return history
+
+
+@torch.no_grad()
+def reconstruction_error(autoencoder: nn.Module, split: Split, image_size: int, batch_size: int = 1000) -> float:
+    """Return the mean squared error over all values of a split's images, resized to `image_size`, in [0, 1]."""
+    total = torch.zeros((), dtype=torch.float64)
+    for images in split.images.split(batch_size):
+        total += mean_squared_error(autoencoder, resize(images, image_size)).double().cpu() * len(images)
+    return (total / len(split.images)).item()
+
+
+def _state(
+    autoencoder: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    plateau: torch.optim.lr_scheduler.ReduceLROnPlateau,
+    history: list[AutoencoderEpoch],
+    best: dict[str, Tensor],
+) -> dict[str, Any]:
+    return {
+        "model": autoencoder.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "plateau": plateau.state_dict(),
+        "history": [asdict(row) for row in history],
+        "best": best,
+    }
