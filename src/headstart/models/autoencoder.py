@@ -1,12 +1,8 @@
 """The autoencoder whose embedding layer becomes the projector's first layer."""
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 from torch import Tensor, nn
 
-from headstart.knobs import OneOf
 from headstart.randomness import global_seed
 
 
@@ -31,26 +27,14 @@ class MLPAutoencoder(nn.Module):
         return self.decoder(self.embedding(self.encoder(x_BCHW))).view_as(x_BCHW)
 
 
+# all have `embedding`, a Linear(backbone features, latent)
 AUTOENCODERS = {"mlp": MLPAutoencoder}
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """arch: one of AUTOENCODERS; all end in `embedding`, a Linear(backbone features, latent)."""
-
-    arch: Annotated[str, OneOf(AUTOENCODERS)]
-
-
-def build_autoencoder(architecture: Architecture, image_size: int, features: int, latent_dim: int, seed: int) -> nn.Module:
-    """Return the autoencoder for square RGB images of `image_size`, initialised from `seed`."""
+def build_autoencoder(arch: str, image_size: int, features: int, latent_dim: int, seed: int) -> nn.Module:
+    """Return the autoencoder `arch`, a key of AUTOENCODERS, for square RGB images of `image_size`, initialised from `seed`."""
     with global_seed(seed, "autoencoder"):
-        return AUTOENCODERS[architecture.arch](image_size, features, latent_dim)
-
-
-def embedding_weights(autoencoder: nn.Module) -> dict[str, Tensor]:
-    """Return copies of the embedding layer's `weight` (d, F) and `bias` (d,)."""
-    embedding = autoencoder.get_submodule("embedding")
-    return {name: value.detach().clone().contiguous() for name, value in embedding.state_dict().items()}
+        return AUTOENCODERS[arch](image_size, features, latent_dim)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -4,12 +4,14 @@ A knob may be given per recipe (`{default: 40, paper: 150}`): `load_params` pick
 anything is checked. Every error names the file, the key, the value and what is allowed.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
+import pydantic.dataclasses
 import yaml
 
 from headstart.data.table import KINDS
@@ -39,10 +41,10 @@ class Dataset:
     """A row of `data`: which decoder reads it (a row of KINDS), where it lies, how it is trained on."""
 
     kind: Annotated[str, OneOf(KINDS)]
+    path: str | None
     image_size: Annotated[int, Range(4, 1024)]
     batch_size: Annotated[int, Range(2)]
     views: str
-    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,15 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Whether to mirror runs in MLflow, and into which experiment."""
+    """Whether to mirror runs in MLflow, into which experiment, and whether with the trained backbone."""
 
     enabled: bool
     experiment: str
+    log_model: bool
 
 
-@dataclass(frozen=True)
+# nested standard dataclasses take over this configuration
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False))
 class Params:
     """The whole file for the active recipe; `raw` is that resolved tree of plain values, for the tracker."""
 
@@ -111,7 +115,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     sections["options"] = {key: value for key, value in rows.items() if key in option_names}
     sections["data"] = {key: value for key, value in rows.items() if key not in option_names}
     try:
-        params = _ADAPTER.validate_python({**sections, "raw": raw})
+        params = _ADAPTER.validate_json(json.dumps({**sections, "raw": raw}, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise UserError(_explain(error)) from None
     _check_references(params)
@@ -154,7 +158,8 @@ def _resolve(node: Any, recipe: str, key: str) -> Any:
     return {name: _resolve(value, recipe, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
 
 
-_ADAPTER = pydantic.TypeAdapter(Params, config=pydantic.ConfigDict(strict=True, extra="forbid"))
+# JSON mode: the only strict mode that makes dataclasses of mappings, and still takes no "3" for 3
+_ADAPTER = pydantic.TypeAdapter(Params)
 
 
 def _explain(error: pydantic.ValidationError) -> str:
@@ -162,18 +167,29 @@ def _explain(error: pydantic.ValidationError) -> str:
     problems = error.errors(include_url=False)
     unknown = [problem for problem in problems if problem["type"] == "unexpected_keyword_argument"]
     problem = (unknown or problems)[0]
-    where = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "literal[", "bool", "dataclass"))]
-    if where and where[0] == "options":
-        where[0] = "data"
+    where = _key_parts(problem)
     key = ".".join(where)
-    if problem["type"] == "unexpected_keyword_argument":
+    if unknown:
         known = _known_keys(where[:-1])
         return f"params.yaml: {key}: unknown key{nearest(where[-1], known)}; allowed here: {', '.join(known)}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"params.yaml: {key}: missing key"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be").replace("valid dictionary", "mapping")
-    return _line(key, problem["input"], message)
+    # a union has one problem per alternative
+    messages = [_wording(other["msg"]) for other in problems if _key_parts(other) == where]
+    return _line(key, problem["input"], "must be " + " or ".join(message.removeprefix("must be ") for message in messages))
+
+
+def _key_parts(problem: Any) -> list[str]:
+    """The key as the file spells it: without pydantic's words for the alternatives of a union."""
+    parts = [str(part) for part in problem["loc"] if not re.match(r"function-|literal\[|bool$|int$|constrained|nullable", str(part))]
+    return ["data", *parts[1:]] if parts[:1] == ["options"] else parts
+
+
+def _wording(message: str) -> str:
+    message = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    for theirs, ours in (("a valid array", "a list"), ("an object", "a mapping"), ("a valid ", "a "), ("a integer", "an integer")):
+        message = message.replace(theirs, ours)
+    return message
 
 
 def _known_keys(where: list[str]) -> list[str]:

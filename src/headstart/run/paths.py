@@ -33,11 +33,6 @@ def autoencoder(dataset: str, init: str, dim: int) -> Path:
     return Path("models/autoencoder") / dataset / f"{init}-{dim}"
 
 
-def autoencoder_metrics(dataset: str) -> Path:
-    """Return the folder of the autoencoder's errors, curve and reconstructions."""
-    return Path("metrics/autoencoder") / dataset
-
-
 def simclr(dataset: str) -> Path:
     """Return the folder of the trained backbone and projector."""
     return Path("models/simclr") / dataset

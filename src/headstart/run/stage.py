@@ -3,7 +3,9 @@
 import argparse
 import inspect
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,25 @@ def run_stage(main: Callable[..., None]) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; run the same command again to go on")
+
+
+class Stopwatch:
+    """Seconds between laps, for rates that are shown and tracked but never part of an out."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.laps: list[float] = []
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap."""
+        now = time.perf_counter()
+        self.laps.append(now - self.started)
+        self.started = now
+        return self.laps[-1]
+
+    def median(self) -> float:
+        """Return the median lap, NaN without one (a run resumed after its last epoch)."""
+        return statistics.median(self.laps) if self.laps else float("nan")
 
 
 def say(text: str) -> None:

@@ -1,0 +1,86 @@
+"""Train the autoencoder whose embedding layer the projector starts from; a marker where the initialisation needs none."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from headstart.data.views import resize
+from headstart.models.autoencoder import build_autoencoder, count_parameters
+from headstart.models.backbone import num_features
+from headstart.models.projector import PROJECTOR_INITS
+from headstart.run import artifacts, paths, tracking
+from headstart.run.inputs import Prepared, load_prepared, pick_device
+from headstart.run.params import Params, load_params
+from headstart.run.stage import progress, run_stage, say
+from headstart.study.pictures import image_grid
+from headstart.training.reconstruction import AutoencoderEpoch, reconstruction_error, train_autoencoder
+
+STAGE = "pretrain_autoencoder"
+
+
+def main(dataset: str, init: str, dim: int) -> None:
+    """Leave autoencoder.safetensors, summary.json, curve.csv and reconstructions.png, or none.json."""
+    params = load_params()
+    out = paths.autoencoder(dataset, init, dim)
+    if not PROJECTOR_INITS[init].needs_autoencoder:
+        with artifacts.write_folder(out) as folder:
+            artifacts.write_json(folder / "none.json", {"init": init, "needs_autoencoder": False})
+        return
+    data = load_prepared(dataset, params, pick_device(params.device))
+    features = num_features(params.backbone)
+    code = artifacts.code_digest(STAGE)
+    key = artifacts.digest(data.meta["hash"], params.raw["autoencoder"], params.seed, features, dim, code)
+    # the layer depends on neither init nor head: one training serves them all, and workers that run at once
+    with tracking.stage_run(STAGE, dataset, params) as run, artifacts.shared_result(STAGE, key) as shared:
+        run.log_dataset(dataset, data.meta)
+        if not shared.exists():
+            with artifacts.write_folder(shared) as folder:
+                train(params, dataset, data, features, dim, artifacts.FileCheckpoint(STAGE, key), folder)
+        for row in artifacts.read_csv(shared / "curve.csv", made_by=STAGE):
+            metrics = {f"autoencoder/{name}": float(value) for name, value in row.items() if name != "epoch"}
+            run.log_metrics(metrics, step=int(row["epoch"]))
+        run.log_figure(shared / "reconstructions.png")
+        with artifacts.write_folder(out) as folder:
+            shutil.copytree(shared, folder, dirs_exist_ok=True)
+
+
+def train(
+    params: Params, dataset: str, data: Prepared, features: int, dim: int, checkpoint: artifacts.FileCheckpoint, folder: Path
+) -> None:
+    """Train one autoencoder and write what the stage leaves into `folder`."""
+    image_size = params.dataset(dataset).image_size
+    device = data.train.images.device
+    autoencoder = build_autoencoder(params.autoencoder.arch, image_size, features, dim, params.seed).to(device)
+    recipe = params.autoencoder
+    with progress(recipe.epochs, f"autoencoder {dataset}", "epoch") as bar:
+
+        def on_epoch(row: AutoencoderEpoch) -> None:
+            bar.update(row.epoch - bar.n)
+            bar.set_postfix(val_mse=f"{row.val_mse:.4f}")
+
+        curve = train_autoencoder(
+            autoencoder, data.train, data.val, recipe, image_size=image_size, seed=params.seed, checkpoint=checkpoint, on_epoch=on_epoch
+        )
+    best = min(curve, key=lambda row: row.val_mse)
+    summary = {
+        "train_mse": reconstruction_error(autoencoder, data.train, image_size),
+        "val_mse": best.val_mse,
+        "test_mse": reconstruction_error(autoencoder, data.test, image_size),
+        "best_epoch": best.epoch,
+        "num_parameters": count_parameters(autoencoder),
+        "latent_dim": dim,
+    }
+    artifacts.write_tensors(folder / "autoencoder.safetensors", autoencoder.state_dict())
+    artifacts.write_json(folder / "summary.json", summary)
+    artifacts.write_csv(folder / "curve.csv", [asdict(row) for row in curve])
+    x_NCHW = resize(data.test.images[:12], image_size)
+    with torch.no_grad():
+        image_grid(folder / "reconstructions.png", [x_NCHW, autoencoder(x_NCHW)])
+    checkpoint.remove()
+    say(f"autoencoder {dataset} {dim}: test MSE {summary['test_mse']:.5f}, best epoch {best.epoch} of {len(curve)}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

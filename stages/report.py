@@ -1,0 +1,56 @@
+"""Gather the stages' summaries into metrics.json, plots and a Markdown page."""
+
+import shutil
+
+from headstart.run import artifacts, paths
+from headstart.run.params import Params, load_params
+from headstart.run.stage import run_stage, say
+from headstart.study import report
+
+
+def main() -> None:
+    """Read only what params.yaml names: the folders may hold more from earlier runs."""
+    params = load_params()
+    summaries = {
+        name: {
+            "simclr": artifacts.read_json(paths.simclr_metrics(name) / "summary.json", made_by="train_simclr"),
+            "probe": artifacts.read_json(paths.probe_metrics(name) / "summary.json", made_by="fit_probe"),
+        }
+        for name in params.datasets
+    }
+    curves = {
+        name: artifacts.read_csv(paths.simclr_metrics(name) / "curve.csv", made_by="train_simclr") for name in params.datasets
+    }
+    with artifacts.write_folder(paths.PLOTS) as folder:
+        artifacts.write_csv(folder / "simclr_loss.csv", report.loss_rows(curves))
+        artifacts.write_csv(folder / "probe_accuracy.csv", report.accuracy_rows(summaries))
+        images = folder / "images"
+        images.mkdir()
+        report.loss_figure(images / "simclr_loss.png", curves)
+        pictures = {}
+        for name in params.datasets:
+            sources = {
+                f"{name}_views.png": paths.simclr_metrics(name) / "views.png",
+                f"{name}_confusion.png": paths.probe_metrics(name) / "confusion.png",
+                f"{name}_reconstructions.png": paths.simclr_metrics(name) / "reconstructions.png",
+            }
+            there = {target: source for target, source in sources.items() if source.exists()}
+            for target, source in there.items():
+                shutil.copyfile(source, images / target)
+            pictures[name] = [f"{paths.PLOTS.name}/images/{target}" for target in there]
+    page = report.markdown(summaries, settings(params), {"Loss": ["plots/images/simclr_loss.png"], **pictures})
+    artifacts.write_text(paths.REPORT, page)
+    artifacts.write_json(paths.METRICS, report.metrics(summaries))
+    say(page.partition("\n## ")[0])
+
+
+def settings(params: Params) -> dict[str, object]:
+    """Return what the page says about the run."""
+    head = params.projector
+    first = f"{head.init} ({'frozen' if head.frozen else 'trainable'})"
+    text = f"{first} first layer, {head.hidden_dim} hidden, {head.out_dim} out, {head.activation}"
+    return {"projector": text, "seed": params.seed, "recipe": params.recipe}
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,123 @@
+"""Train backbone and projector with SimCLR."""
+
+import shutil
+from dataclasses import asdict
+
+import torch
+
+from headstart.models.autoencoder import count_parameters
+from headstart.models.backbone import build_backbone, check_image_size, num_features
+from headstart.models.projector import Embedding, Projector, build_projector
+from headstart.run import artifacts, paths, tracking
+from headstart.run.inputs import Prepared, load_prepared, pick_device
+from headstart.run.params import Params, load_params
+from headstart.run.stage import Stopwatch, progress, run_stage, say
+from headstart.study.pictures import image_grid
+from headstart.training.contrastive import Batches, Epoch, train_simclr
+
+STAGE = "train_simclr"
+
+
+def main(dataset: str) -> None:
+    """Leave backbone.safetensors and projector.safetensors; summary.json, curve.csv and views.png beside the metrics."""
+    params = load_params()
+    row = params.dataset(dataset)
+    check_image_size(params.backbone, row.image_size)
+    device = pick_device(params.device)
+    data = load_prepared(dataset, params, device)
+    embedding, autoencoder_summary = read_autoencoder(dataset, params)
+    backbone = build_backbone(params.backbone, params.seed).to(device)
+    projector = build_projector(params.projector, num_features(params.backbone), params.seed, embedding).to(device)
+    views = params.views_of(dataset)
+    train, val = (Batches(split, views, row.image_size, data.standardize) for split in (data.train, data.val))
+    checkpoint = artifacts.FileCheckpoint(STAGE, checkpoint_key(dataset, params, data, embedding))
+    with (
+        tracking.stage_run(STAGE, dataset, params) as run,
+        progress(params.simclr.epochs * (len(data.train.labels) // row.batch_size), f"simclr {dataset}", "step") as bar,
+    ):
+        run.log_dataset(dataset, data.meta)
+        stopwatch = Stopwatch()
+
+        def on_epoch(epoch: Epoch) -> None:
+            rate = epoch.num_images / stopwatch.lap()
+            metrics = {f"simclr/{name}": value for name, value in asdict(epoch).items() if name not in ("epoch", "num_images")}
+            run.log_metrics({**metrics, "simclr/images_per_second": rate}, step=epoch.epoch)
+            bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{epoch.val_loss:.3f}", images_s=f"{rate:.0f}")
+
+        curve = train_simclr(
+            backbone,
+            projector,
+            train,
+            val,
+            params.simclr,
+            batch_size=row.batch_size,
+            seed=params.seed,
+            checkpoint=checkpoint,
+            on_epoch=on_epoch,
+            on_step=lambda step: bar.update(step - bar.n),
+        )
+        best = min(curve, key=lambda epoch: epoch.val_loss)
+        summary = {
+            "train_loss": best.train_loss,
+            "val_loss": best.val_loss,
+            "best_epoch": best.epoch,
+            "num_epochs": len(curve),
+            "num_train": len(data.train.labels),
+            "backbone_parameters": count_parameters(backbone),
+            "projector_parameters": count_parameters(projector),
+            "projector_frozen": params.projector.frozen,
+            "autoencoder": autoencoder_summary,
+        }
+        write_outs(dataset, params.projector, [backbone, projector], summary, curve, train)
+        run.log_figure(paths.simclr_metrics(dataset) / "views.png")
+        run.log_model(backbone, torch.zeros(2, 3, row.image_size, row.image_size, device=device))
+    checkpoint.remove()
+    rate = curve[-1].num_images / stopwatch.median()
+    say(f"simclr {dataset}: val loss {best.val_loss:.4f} at epoch {best.epoch} of {len(curve)}, {rate:.0f} images/s")
+
+
+def read_autoencoder(dataset: str, params: Params) -> tuple[Embedding | None, dict[str, float] | None]:
+    """Return the embedding layer that the projector starts from and the autoencoder's errors, or None where it needs none."""
+    head = params.projector
+    folder = paths.autoencoder(dataset, head.init, head.hidden_dim)
+    if not head.needs_autoencoder:
+        return None, None
+    tensors = artifacts.read_tensors(folder / "autoencoder.safetensors", made_by="pretrain_autoencoder")
+    embedding = {name: tensors[f"embedding.{name}"] for name in ("weight", "bias")}
+    return embedding, artifacts.read_json(folder / "summary.json", made_by="pretrain_autoencoder")
+
+
+def checkpoint_key(dataset: str, params: Params, data: Prepared, embedding: Embedding | None) -> str:
+    """Return the digest of all that decides the trained weights."""
+    sections = {name: params.raw[name] for name in ("seed", "projector", "backbone", "simclr", "device")}
+    layer = [value.numpy().tobytes().hex() for value in (embedding or {}).values()]
+    row = asdict(params.dataset(dataset)) | {"views": asdict(params.views_of(dataset)), "path": None}
+    return artifacts.digest(sections, row, params.options.standardize, data.meta["hash"], layer, artifacts.code_digest(STAGE))
+
+
+def write_outs(
+    dataset: str,
+    head: Projector,
+    modules: list[torch.nn.Module],
+    summary: dict[str, object],
+    curve: list[Epoch],
+    train: Batches,
+) -> None:
+    """Write what the stage leaves; each of its two folders whole or not at all."""
+    with artifacts.write_folder(paths.simclr(dataset)) as folder:
+        for name, module in zip(("backbone", "projector"), modules, strict=True):
+            artifacts.write_tensors(folder / f"{name}.safetensors", module.state_dict())
+    with artifacts.write_folder(paths.simclr_metrics(dataset)) as folder:
+        artifacts.write_json(folder / "summary.json", summary)
+        artifacts.write_csv(folder / "curve.csv", [asdict(epoch) for epoch in curve])
+        rows = torch.arange(min(12, len(train.split.labels)))
+        plain = Batches(train.split, train.views, train.image_size, None)
+        pairs = [plain.pairs(rows, "views picture", number, seed=0).chunk(2) for number in range(2)]
+        image_grid(folder / "views.png", [view for pair in pairs for view in pair])
+        reconstructions = paths.autoencoder(dataset, head.init, head.hidden_dim) / "reconstructions.png"
+        if reconstructions.exists():
+            shutil.copyfile(reconstructions, folder / "reconstructions.png")
+
+
+if __name__ == "__main__":
+    run_stage(main)
