@@ -1,0 +1,34 @@
+# Each target sets up .venv from the exact pins of requirements.txt if it is missing or older than them.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)/src
+
+.PHONY: repro test lint ui
+.DEFAULT_GOAL := repro
+
+repro: .venv/.ready
+	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || { \
+	  dvc config --local core.no_scm true; \
+	  echo "No git history here: the pipeline runs, but experiments (dvc exp), comparisons with past"; \
+	  echo "revisions (dvc metrics diff) and the commit in MLflow are lost. To have them: git init && git add -A && git commit"; \
+	  echo "-m import && dvc config --local --unset core.no_scm"; }
+	dvc repro
+
+test: .venv/.ready
+	python -m pytest
+
+lint: .venv/.ready
+	ruff check .
+	ruff format --check .
+	lint-imports
+	mypy
+
+ui: .venv/.ready
+	mlflow ui
+
+.venv/.ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Headstart needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
