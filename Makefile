@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export PYTHONPATH := $(CURDIR)/src
 
 .PHONY: repro test lint ui
 .DEFAULT_GOAL := repro
@@ -21,7 +20,7 @@ test: .venv/.ready
 lint: .venv/.ready
 	ruff check .
 	ruff format --check .
-	lint-imports
+	PYTHONPATH=src lint-imports
 	mypy
 
 ui: .venv/.ready

@@ -44,7 +44,8 @@ def main(dataset: str) -> None:
         for name, scores in (("probe", trained.scores), ("untrained", untrained.scores)):
             run.log_metrics({f"{name}/{key}": value for key, value in scores.items()})
         run.log_figure(paths.probe_metrics(dataset) / "confusion.png")
-    say(f"probe {dataset}: top-1 {trained.scores['top1']:.4f}, untrained {untrained.scores['top1']:.4f}, majority {majority:.4f}")
+    top1, before = trained.scores["top1"], untrained.scores["top1"]
+    say(f"probe {dataset}: top-1 {top1:.4f}, untrained {before:.4f}, majority {majority:.4f}")
 
 
 def evaluate(backbone: torch.nn.Module, dataset: str, params: Params, data: Prepared) -> Evaluation:
@@ -54,8 +55,14 @@ def evaluate(backbone: torch.nn.Module, dataset: str, params: Params, data: Prep
     def labelled(split: Split) -> Labelled:
         return Labelled(extract_features(backbone, split, size, data.standardize), split.labels.numpy())
 
-    splits = [labelled(split) for split in (data.train, data.val, data.test)]
-    return evaluate_probes(*splits, params.probe, num_classes=len(data.meta["classes"]), seed=params.seed)
+    return evaluate_probes(
+        labelled(data.train),
+        labelled(data.val),
+        labelled(data.test),
+        params.probe,
+        num_classes=len(data.meta["classes"]),
+        seed=params.seed,
+    )
 
 
 def write_outs(dataset: str, probe: Linear, summary: dict[str, Any], counts: np.ndarray, classes: list[str]) -> None:
@@ -70,7 +77,9 @@ def write_outs(dataset: str, probe: Linear, summary: dict[str, Any], counts: np.
             for k, (name, row) in enumerate(zip(classes, counts, strict=True))
         ]
         artifacts.write_csv(folder / "per_class.csv", rows)
-        confusion_picture(folder / "confusion.png", counts, classes, f"{dataset}: linear probe, {counts.sum()} test images")
+        confusion_picture(
+            folder / "confusion.png", counts, classes, f"{dataset}: linear probe, {counts.sum()} test images"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the autoencoder whose embedding layer the projector starts from; a marker where the initialisation needs none."""
+"""Train the autoencoder whose embedding layer the projector starts from, or leave a marker that none is needed."""
 
 import shutil
 from dataclasses import asdict
@@ -30,7 +30,8 @@ def main(dataset: str, init: str, dim: int) -> None:
         return
     data = load_prepared(dataset, params, pick_device(params.device))
     features = num_features(params.backbone)
-    code = artifacts.code_digest(STAGE)
+    # these say whether a layer is needed and how wide, not how it is trained
+    code = artifacts.code_digest(STAGE, leave_out=("projector.py", "backbone.py", "convolution.py", f"{STAGE}.py"))
     key = artifacts.digest(data.meta["hash"], params.raw["autoencoder"], params.seed, features, dim, code)
     # the layer depends on neither init nor head: one training serves them all, and workers that run at once
     with tracking.stage_run(STAGE, dataset, params) as run, artifacts.shared_result(STAGE, key) as shared:
@@ -47,7 +48,13 @@ def main(dataset: str, init: str, dim: int) -> None:
 
 
 def train(
-    params: Params, dataset: str, data: Prepared, features: int, dim: int, checkpoint: artifacts.FileCheckpoint, folder: Path
+    params: Params,
+    dataset: str,
+    data: Prepared,
+    features: int,
+    dim: int,
+    checkpoint: artifacts.FileCheckpoint,
+    folder: Path,
 ) -> None:
     """Train one autoencoder and write what the stage leaves into `folder`."""
     image_size = params.dataset(dataset).image_size
@@ -61,7 +68,14 @@ def train(
             bar.set_postfix(val_mse=f"{row.val_mse:.4f}")
 
         curve = train_autoencoder(
-            autoencoder, data.train, data.val, recipe, image_size=image_size, seed=params.seed, checkpoint=checkpoint, on_epoch=on_epoch
+            autoencoder,
+            data.train,
+            data.val,
+            recipe,
+            image_size=image_size,
+            seed=params.seed,
+            checkpoint=checkpoint,
+            on_epoch=on_epoch,
         )
     best = min(curve, key=lambda row: row.val_mse)
     summary = {

@@ -19,7 +19,8 @@ def main() -> None:
         for name in params.datasets
     }
     curves = {
-        name: artifacts.read_csv(paths.simclr_metrics(name) / "curve.csv", made_by="train_simclr") for name in params.datasets
+        name: artifacts.read_csv(paths.simclr_metrics(name) / "curve.csv", made_by="train_simclr")
+        for name in params.datasets
     }
     with artifacts.write_folder(paths.PLOTS) as folder:
         artifacts.write_csv(folder / "simclr_loss.csv", report.loss_rows(curves))

@@ -19,7 +19,7 @@ STAGE = "train_simclr"
 
 
 def main(dataset: str) -> None:
-    """Leave backbone.safetensors and projector.safetensors; summary.json, curve.csv and views.png beside the metrics."""
+    """Leave backbone and projector as safetensors; summary.json, curve.csv and views.png beside the metrics."""
     params = load_params()
     row = params.dataset(dataset)
     check_image_size(params.backbone, row.image_size)
@@ -40,9 +40,14 @@ def main(dataset: str) -> None:
 
         def on_epoch(epoch: Epoch) -> None:
             rate = epoch.num_images / stopwatch.lap()
-            metrics = {f"simclr/{name}": value for name, value in asdict(epoch).items() if name not in ("epoch", "num_images")}
+            metrics = {
+                f"simclr/{name}": value for name, value in asdict(epoch).items() if name not in ("epoch", "num_images")
+            }
             run.log_metrics({**metrics, "simclr/images_per_second": rate}, step=epoch.epoch)
             bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{epoch.val_loss:.3f}", images_s=f"{rate:.0f}")
+
+        def on_step(step: int) -> None:
+            bar.update(step - bar.n)
 
         curve = train_simclr(
             backbone,
@@ -54,10 +59,10 @@ def main(dataset: str) -> None:
             seed=params.seed,
             checkpoint=checkpoint,
             on_epoch=on_epoch,
-            on_step=lambda step: bar.update(step - bar.n),
+            on_step=on_step,
         )
         best = min(curve, key=lambda epoch: epoch.val_loss)
-        summary = {
+        summary: dict[str, object] = {
             "train_loss": best.train_loss,
             "val_loss": best.val_loss,
             "best_epoch": best.epoch,
@@ -77,7 +82,7 @@ def main(dataset: str) -> None:
 
 
 def read_autoencoder(dataset: str, params: Params) -> tuple[Embedding | None, dict[str, float] | None]:
-    """Return the embedding layer that the projector starts from and the autoencoder's errors, or None where it needs none."""
+    """Return the embedding layer that the projector starts from and the autoencoder's errors, or twice None."""
     head = params.projector
     folder = paths.autoencoder(dataset, head.init, head.hidden_dim)
     if not head.needs_autoencoder:
@@ -92,7 +97,9 @@ def checkpoint_key(dataset: str, params: Params, data: Prepared, embedding: Embe
     sections = {name: params.raw[name] for name in ("seed", "projector", "backbone", "simclr", "device")}
     layer = [value.numpy().tobytes().hex() for value in (embedding or {}).values()]
     row = asdict(params.dataset(dataset)) | {"views": asdict(params.views_of(dataset)), "path": None}
-    return artifacts.digest(sections, row, params.options.standardize, data.meta["hash"], layer, artifacts.code_digest(STAGE))
+    return artifacts.digest(
+        sections, row, params.options.standardize, data.meta["hash"], layer, artifacts.code_digest(STAGE)
+    )
 
 
 def write_outs(

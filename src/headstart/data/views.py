@@ -50,8 +50,8 @@ class Draw:
     """The parameters of B views, on the host: every field has B rows and float32 dtype unless said.
 
     box: top, left, height, width of the crop as shares of the image; angle: degrees, counter-clockwise; flip, grey,
-    blurred: bool; order: (B, 4) int64, the order of brightness, contrast, saturation, hue (0..3); factors: (B, 4), 1, 1, 1
-    and 0 where the image is not jittered; sigma: pixels.
+    blurred: bool; order: (B, 4) int64, the order of brightness, contrast, saturation, hue (0..3); factors: (B, 4),
+    1, 1, 1 and 0 where the image is not jittered; sigma: pixels.
     """
 
     box: Tensor
@@ -86,7 +86,7 @@ def draw(views: Views, sizes: Tensor, generator: torch.Generator) -> Draw:
         factors=centre + strength * uniform(-1, 1, 4),
         grey=coin(views.grey),
         blurred=coin(views.blur),
-        sigma=uniform(*views.blur_sigma),
+        sigma=uniform(views.blur_sigma[0], views.blur_sigma[1]),
     )
 
 
@@ -148,7 +148,11 @@ def odd(value: float) -> int:
 
 
 def _to(values: Tensor, device: torch.device) -> Tensor:
-    return values.to(device, non_blocking=True) if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+    return (
+        values.to(device, non_blocking=True)
+        if device.type == "cpu"
+        else values.pin_memory().to(device, non_blocking=True)
+    )
 
 
 def _rows(mask: Tensor, device: torch.device) -> Tensor:
@@ -193,7 +197,7 @@ def _rotate(x_BCHW: Tensor, degrees: Tensor) -> Tensor:
 
 
 def _jitter(x_BCHW: Tensor, drawn: Draw) -> Tensor:
-    """Brightness, contrast, saturation and hue in each image's own order, clamped after every step as torchvision does."""
+    """Brightness, contrast, saturation and hue in each image's own order, clamped after every step."""
     device = x_BCHW.device
     neutral = torch.tensor([1.0, 1.0, 1.0, 0.0])
     for step in range(4):

@@ -1,17 +1,21 @@
-"""Linear probes: multinomial logistic regression on frozen features, converged or by the paper's protocol."""
+"""Linear probes: multinomial logistic regression on frozen features, converged or by the paper's protocol.
+
+scikit-learn is imported where it is used: every stage reads `Probe`, one fits probes, and the import takes a second.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 from torch import Tensor, nn
 
 from headstart.knobs import Range
 from headstart.randomness import generator, global_seed, numpy_generator
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 # The authors' linear evaluation (simclr_ae/models/logreg/module.py and their logged parameters): SGD without momentum
 PAPER_EPOCHS, PAPER_BATCH, PAPER_RATE, PAPER_SHARES = 50, 32, 1e-3, (0.7, 0.1, 0.2)
@@ -42,7 +46,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Linear:
-    """A fitted probe: logits = ((x - mean) / scale) @ weight.T + bias; weight (K, D), bias (K,), mean and scale (D,)."""
+    """A fitted probe: logits = ((x - mean) / scale) @ weight.T + bias; weight (K, D), bias (K,), mean, scale (D,)."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -56,7 +60,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Fit:
-    """A probe, its accuracy on val (what it was chosen by) and the C that was chosen, or None in the paper's protocol."""
+    """A probe, its accuracy on val (what it was chosen by) and the chosen C, or None in the paper's protocol."""
 
     probe: Linear
     val_top1: float
@@ -78,6 +82,8 @@ def converged_probe(
     Features are standardised with the columns' statistics of `statistics` (default: train). Among strengths that tie on
     val the smallest C, the strongest penalty, wins. The objective is scikit-learn's: C * sum of losses + |W|^2 / 2.
     """
+    from sklearn.linear_model import LogisticRegression
+
     mean, scale = standardisation((statistics or train).features)
     x_train = (train.features - mean) / scale
     x_val = (val.features - mean) / scale
@@ -92,7 +98,7 @@ def converged_probe(
     return best
 
 
-def _all_classes(model: LogisticRegression, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _all_classes(model: "LogisticRegression", num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights and biases with a row per class; a class without training rows is never predicted."""
     coefficients, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row then: the log-odds of the second class
@@ -120,7 +126,7 @@ def paper_probe(test: Labelled, num_classes: int, seed: int) -> tuple[Fit, Label
         model = nn.Linear(test.features.shape[1], num_classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=PAPER_RATE)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-    best_loss, best = float("inf"), (model.weight, model.bias)
+    best_loss, best = float("inf"), (model.weight.detach(), model.bias.detach())
     for epoch in range(PAPER_EPOCHS):
         plateau.step(_sgd_epoch(model, optimizer, x_train, y_train, generator(seed, "paper probe", epoch)))
         with torch.no_grad():
@@ -133,7 +139,9 @@ def paper_probe(test: Labelled, num_classes: int, seed: int) -> tuple[Fit, Label
     return Fit(probe, float((probe.logits(val.features).argmax(1) == val.labels).mean()), None), held_out
 
 
-def _sgd_epoch(model: nn.Linear, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, order: torch.Generator) -> float:
+def _sgd_epoch(
+    model: nn.Linear, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, order: torch.Generator
+) -> float:
     total = 0.0
     for rows in torch.randperm(len(y), generator=order).split(PAPER_BATCH):
         optimizer.zero_grad()
@@ -154,6 +162,8 @@ def few_label_draws(labels: np.ndarray, per_class: int, num_draws: int, seed: in
 
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return top1, macro precision, recall and F1 over all K classes, and top5 where K > 5, as fractions."""
+    from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
+
     num_classes = logits.shape[1]
     every = np.arange(num_classes)
     predicted = logits.argmax(1)
@@ -173,6 +183,8 @@ def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return (K, K) counts: row true class, column predicted class."""
+    from sklearn.metrics import confusion_matrix
+
     return confusion_matrix(labels, logits.argmax(1), labels=np.arange(logits.shape[1]))
 
 
@@ -190,7 +202,9 @@ class Evaluation:
     scores: dict[str, float]
 
 
-def evaluate_probes(train: Labelled, val: Labelled, test: Labelled, recipe: Probe, *, num_classes: int, seed: int) -> Evaluation:
+def evaluate_probes(
+    train: Labelled, val: Labelled, test: Labelled, recipe: Probe, *, num_classes: int, seed: int
+) -> Evaluation:
     """Return the probe of the recipe's protocol with its test scores.
 
     scores: those of `score`, `val_top1`, `strength` (converged), `fewN` with its standard deviation over draws

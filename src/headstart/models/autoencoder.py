@@ -9,7 +9,7 @@ from headstart.randomness import global_seed
 class MLPAutoencoder(nn.Module):
     """The paper's autoencoder: C*H*W -> F ReLU -> d, back d -> F ReLU -> C*H*W sigmoid.
 
-    `embedding` is the Linear(F, d) that moves into the projector, so F is the backbone's feature width (512 in the paper).
+    `embedding` is the Linear(F, d) that moves into the projector, so F is the backbone's width (512 in the paper).
     """
 
     def __init__(self, image_size: int, features: int, latent_dim: int):
@@ -32,7 +32,7 @@ AUTOENCODERS = {"mlp": MLPAutoencoder}
 
 
 def build_autoencoder(arch: str, image_size: int, features: int, latent_dim: int, seed: int) -> nn.Module:
-    """Return the autoencoder `arch`, a key of AUTOENCODERS, for square RGB images of `image_size`, initialised from `seed`."""
+    """Return autoencoder `arch` (a key of AUTOENCODERS) for square RGB images, initialised from `seed`."""
     with global_seed(seed, "autoencoder"):
         return AUTOENCODERS[arch](image_size, features, latent_dim)
 

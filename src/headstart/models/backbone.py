@@ -1,11 +1,13 @@
-"""ResNet backbones: torchvision's, with the stem that fits the image size, without the classifier."""
+"""ResNet backbones: torchvision's, with the stem that fits the image size, without the classifier.
+
+torchvision is imported where it is used: every stage reads `Backbone`, and the import takes two seconds.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from headstart.errors import UserError
@@ -13,7 +15,8 @@ from headstart.knobs import OneOf
 from headstart.models.convolution import use_small_map_convolutions
 from headstart.randomness import global_seed
 
-ARCHS = {name: getattr(torchvision.models, name) for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
+# torchvision's name -> width of its features
+ARCHS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048}
 
 
 def _imagenet_stem(resnet: nn.Module) -> None:
@@ -60,8 +63,10 @@ def build_backbone(backbone: Backbone, seed: int) -> nn.Module:
 
     Raises UserError where weights cannot be had or do not fit.
     """
+    import torchvision
+
     with global_seed(seed, "backbone"):
-        resnet = ARCHS[backbone.arch](weights=None)
+        resnet = torchvision.models.get_model(backbone.arch, weights=None)
         STEMS[backbone.stem](resnet)
         # torchvision's own initialisation, for the replaced convolution too
         nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -74,10 +79,12 @@ def build_backbone(backbone: Backbone, seed: int) -> nn.Module:
 
 def num_features(backbone: Backbone) -> int:
     """Return the width of the backbone's output: 512, or 2048 for ResNet-50 and deeper."""
-    return 512 if backbone.arch in ("resnet18", "resnet34") else 2048
+    return ARCHS[backbone.arch]
 
 
 def _load_weights(resnet: nn.Module, backbone: Backbone) -> None:
+    import torchvision
+
     if backbone.weights == "imagenet1k":
         weights = torchvision.models.get_model_weights(backbone.arch).IMAGENET1K_V1
         try:
@@ -91,18 +98,26 @@ def _load_weights(resnet: nn.Module, backbone: Backbone) -> None:
         state = _read_state(Path(backbone.weights))
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     own = resnet.state_dict()
-    if backbone.stem != "imagenet" and "conv1.weight" in state and state["conv1.weight"].shape != own["conv1.weight"].shape:
+    if (
+        backbone.stem != "imagenet"
+        and "conv1.weight" in state
+        and state["conv1.weight"].shape != own["conv1.weight"].shape
+    ):
         state["conv1.weight"] = own["conv1.weight"]  # another stem cannot take the 7x7 filters; the rest is loaded
     try:
         resnet.load_state_dict(state, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"params.yaml: backbone.weights {backbone.weights} does not fit {backbone.arch}: {reason}") from None
+        raise UserError(
+            f"params.yaml: backbone.weights {backbone.weights} does not fit {backbone.arch}: {reason}"
+        ) from None
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"params.yaml: backbone.weights {path}: no such file; allowed: none, imagenet1k or a state dict's path")
+        raise UserError(
+            f"params.yaml: backbone.weights {path}: no such file; allowed: none, imagenet1k or a state dict's path"
+        )
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -110,4 +125,6 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"params.yaml: backbone.weights {path}: not a readable state dict ({type(error).__name__})") from None
+        raise UserError(
+            f"params.yaml: backbone.weights {path}: not a readable state dict ({type(error).__name__})"
+        ) from None

@@ -38,7 +38,7 @@ def _autoencoder(layer: nn.Linear, embedding: Embedding, seed: int) -> None:
 
 
 def _random_matched(layer: nn.Linear, embedding: Embedding, seed: int) -> None:
-    """Random singular vectors with the autoencoder layer's singular values and the norm of its bias: same scale, no content."""
+    """Random singular vectors, the autoencoder layer's singular values and norm of bias: same scale, no content."""
     left, _, right = torch.linalg.svd(layer.weight, full_matrices=False)
     layer.weight.copy_(left @ torch.diag(torch.linalg.svdvals(embedding["weight"])) @ right)
     layer.bias.mul_(embedding["bias"].norm() / layer.bias.norm().clamp(min=1e-12))
@@ -59,7 +59,7 @@ def _orthogonal(layer: nn.Linear, embedding: Embedding | None, seed: int) -> Non
 
 @dataclass(frozen=True)
 class Init:
-    """How a first layer is initialised; `needs_autoencoder`: from a trained embedding; `frozen`: what `freeze: auto` means."""
+    """How a first layer is initialised; `needs_autoencoder`: from a trained one; `frozen`: by `freeze: auto`."""
 
     apply: Callable[[nn.Linear, Embedding, int], None]
     needs_autoencoder: bool
@@ -100,11 +100,14 @@ class Projector:
         return PROJECTOR_INITS[self.init].needs_autoencoder
 
 
-def build_projector(projector: Projector, features: int, seed: int, embedding: Embedding | None = None) -> nn.Sequential:
+def build_projector(
+    projector: Projector, features: int, seed: int, embedding: Embedding | None = None
+) -> nn.Sequential:
     """Return the head (B, features) -> (B, out_dim); its first layer is module `0`.
 
     embedding: the pretrained layer, needed where `projector.needs_autoencoder`. The draws of the second layer depend on
-    the seed and the widths alone, so two inits share it. Raises ValueError where the embedding is missing or does not fit.
+    the seed and the widths alone, so two inits share it. Raises ValueError where the embedding is missing or
+    does not fit.
     """
     with global_seed(seed, "projector", "first"):
         first = nn.Linear(features, projector.hidden_dim)

@@ -16,6 +16,7 @@ from typing import Any
 import filelock
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -121,13 +122,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def code_digest(stage: str) -> str:
-    """Return a digest of the running copy's library and of one stage's script: what a checkpoint was made by."""
-    library = Path(__file__).parents[1]
-    files = [library.parents[1] / "stages" / f"{stage}.py"]
-    for wing in ("data", "models", "training"):
-        files += sorted((library / wing).glob("*.py"))
-    return digest([(file.name, file_digest(file)) for file in files])
+def code_digest(stage: str, leave_out: Sequence[str] = ()) -> str:
+    """Return a digest of the modules that dvc.yaml names as a stage's dependencies, apart from those left out."""
+    declared = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
+    files = [Path(name) for name in declared if name.endswith(".py") and Path(name).name not in leave_out]
+    return digest([(str(file), file_digest(file)) for file in sorted(files)])
 
 
 class FileCheckpoint:

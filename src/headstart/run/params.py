@@ -176,18 +176,29 @@ def _explain(error: pydantic.ValidationError) -> str:
         return f"params.yaml: {key}: missing key"
     # a union has one problem per alternative
     messages = [_wording(other["msg"]) for other in problems if _key_parts(other) == where]
-    return _line(key, problem["input"], "must be " + " or ".join(message.removeprefix("must be ") for message in messages))
+    return _line(
+        key, problem["input"], "must be " + " or ".join(message.removeprefix("must be ") for message in messages)
+    )
 
 
 def _key_parts(problem: Any) -> list[str]:
     """The key as the file spells it: without pydantic's words for the alternatives of a union."""
-    parts = [str(part) for part in problem["loc"] if not re.match(r"function-|literal\[|bool$|int$|constrained|nullable", str(part))]
+    parts = [
+        str(part)
+        for part in problem["loc"]
+        if not re.match(r"function-|literal\[|bool$|int$|constrained|nullable", str(part))
+    ]
     return ["data", *parts[1:]] if parts[:1] == ["options"] else parts
 
 
 def _wording(message: str) -> str:
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
-    for theirs, ours in (("a valid array", "a list"), ("an object", "a mapping"), ("a valid ", "a "), ("a integer", "an integer")):
+    for theirs, ours in (
+        ("a valid array", "a list"),
+        ("an object", "a mapping"),
+        ("a valid ", "a "),
+        ("a integer", "an integer"),
+    ):
         message = message.replace(theirs, ours)
     return message
 
@@ -228,5 +239,3 @@ def _check_references(params: Params) -> None:
         raise UserError(_line("device", params.device, "must be auto, cpu, cuda or cuda:N"))
     if not params.probe.strengths:
         raise UserError(_line("probe.strengths", params.probe.strengths, "must hold at least one number"))
-
-

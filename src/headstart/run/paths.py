@@ -29,7 +29,7 @@ def prepared(dataset: str) -> Path:
 
 
 def autoencoder(dataset: str, init: str, dim: int) -> Path:
-    """Return the folder of the autoencoder that a projector initialisation needs, or of the marker that it needs none."""
+    """Return the folder of the autoencoder that an initialisation needs, or of the marker that it needs none."""
     return Path("models/autoencoder") / dataset / f"{init}-{dim}"
 
 

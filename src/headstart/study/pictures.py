@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 GRID_TILE = 64  # pixels; small images are enlarged to about this, by whole factors
 
 
 def image_grid(path: Path, rows: Sequence[Tensor]) -> None:
     """Write rows of equally sized images, each (N, 3, S, S) float in [0, 1], as one PNG."""
+    from torchvision.utils import make_grid
+
     images = torch.cat(list(rows)).cpu()
     factor = max(1, round(GRID_TILE / images.shape[-1]))
     grid = make_grid(images, nrow=len(rows[0]), padding=1, pad_value=1.0)

@@ -25,7 +25,9 @@ def metrics(summaries: Summaries) -> dict[str, dict[str, float]]:
 def _flat(summary: Mapping[str, Any]) -> dict[str, float]:
     probe, simclr = summary["probe"], summary["simclr"]
     values = {**probe["trained"], "top1_majority": probe["majority"]["top1"]}
-    values |= {f"{name}_untrained": value for name, value in probe["untrained"].items() if name not in ("strength", "val_top1")}
+    values |= {
+        f"{name}_untrained": value for name, value in probe["untrained"].items() if name not in ("strength", "val_top1")
+    }
     values |= {"train_loss": simclr["train_loss"], "val_loss": simclr["val_loss"], "best_epoch": simclr["best_epoch"]}
     if simclr["autoencoder"]:
         values["autoencoder_test_mse"] = simclr["autoencoder"]["test_mse"]
@@ -74,8 +76,9 @@ def markdown(summaries: Summaries, settings: Mapping[str, Any], pictures: Mappin
     lines = [
         "# Headstart: result of this run",
         "",
-        f"Projector: {settings['projector']}. Seed {settings['seed']}, recipe {settings['recipe']}. Accuracies are of linear",
-        "probes on frozen backbone features, as fractions of the test split; *untrained* is the same backbone before SimCLR.",
+        f"Projector: {settings['projector']}. Seed {settings['seed']}, recipe {settings['recipe']}. Accuracies are of",
+        "linear probes on frozen backbone features, as fractions of the test split; *untrained* is the same backbone",
+        "before SimCLR.",
         "",
         "| dataset | test images | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 2) + "|",

@@ -43,7 +43,7 @@ class SimCLR:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of the curve: losses in nats (means over the epoch's batches), learning rate of its last step, images seen."""
+    """One row of the curve: losses in nats (means over batches), learning rate of the last step, images seen."""
 
     epoch: int
     train_loss: float
@@ -103,7 +103,9 @@ def train_simclr(
     """
     num_train = len(train.split.labels)
     if batch_size > num_train:
-        raise UserError(f"params.yaml: batch_size {batch_size} is larger than the train split of {num_train} images; lower it")
+        raise UserError(
+            f"params.yaml: batch_size {batch_size} is larger than the train split of {num_train} images; lower it"
+        )
     steps = num_train // batch_size
     checkpoint = checkpoint or NoCheckpoint()
     model = nn.Sequential(backbone, projector)
@@ -133,7 +135,13 @@ def train_simclr(
             on_step(run.step)
             if run.step % steps and checkpoint.due():
                 checkpoint.save(run.state())
-        row = Epoch(epoch + 1, run.losses.mean().item(), validation_loss(model, val, recipe, batch_size, seed), rate, steps * batch_size)
+        row = Epoch(
+            epoch + 1,
+            run.losses.mean().item(),
+            validation_loss(model, val, recipe, batch_size, seed),
+            rate,
+            steps * batch_size,
+        )
         run.finish_epoch(row)
         _check_loss(run.history, recipe, batch_size, projector)
         on_epoch(row)
@@ -222,15 +230,16 @@ class _Run:
 def _check_loss(history: list[Epoch], recipe: SimCLR, batch_size: int, projector: nn.Module) -> None:
     """Stop a run that can no longer end well, saying where and what to try."""
     last = history[-1]
-    where = f"at epoch {last.epoch} (step {last.num_images // batch_size * last.epoch}, lr {last.learning_rate:.3g}, projector {_describe(projector)})"
+    step = last.num_images // batch_size * last.epoch
+    where = f"at epoch {last.epoch} (step {step}, lr {last.learning_rate:.3g}, projector {_describe(projector)})"
     if not math.isfinite(last.train_loss) or not math.isfinite(last.val_loss):
         raise UserError(f"SimCLR loss is not finite {where}: lower simclr.learning_rate or raise simclr.warmup_epochs")
     collapsed = math.log(2 * batch_size - 1)
     recent = [row for row in history if row.epoch > recipe.warmup_epochs][-STUCK_EPOCHS:]
     if len(recent) == STUCK_EPOCHS and all(abs(row.train_loss - collapsed) < STUCK_MARGIN for row in recent):
         raise UserError(
-            f"SimCLR loss is stuck at log(2B-1) = {collapsed:.4f} {where}: the head has collapsed; lower simclr.learning_rate "
-            "or simclr.temperature, raise simclr.warmup_epochs, or choose another projector.activation"
+            f"SimCLR loss is stuck at log(2B-1) = {collapsed:.4f} {where}: the head has collapsed; lower "
+            "simclr.learning_rate or simclr.temperature, raise simclr.warmup_epochs, or try another projector.activation"
         )
 
 

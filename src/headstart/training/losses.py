@@ -12,8 +12,8 @@ def nt_xent(z_ND: Tensor, temperature: float, block: int = BLOCK) -> Tensor:
     """Return the normalised temperature-scaled cross-entropy of B pairs, a 0-d tensor.
 
     z_ND: (2B, D) float32 or float64 projections, not normalised; row i and row i + B are the two views of an image. The
-    mean over all 2B rows of -log(exp(s(i, pair)) / sum over j != i of exp(s(i, j))), s = cosine / temperature; log(2B - 1)
-    where all are equal. Lower precisions are raised to float32. Needs first derivatives only.
+    mean over all 2B rows of -log(exp(s(i, pair)) / sum over j != i of exp(s(i, j))), s = cosine / temperature;
+    log(2B - 1) where all are equal. Lower precisions are raised to float32. Needs first derivatives only.
     """
     if z_ND.dtype not in (torch.float32, torch.float64):
         z_ND = z_ND.float()

@@ -50,8 +50,8 @@ def train_autoencoder(
     on_epoch: Callable[[AutoencoderEpoch], None] = lambda row: None,
 ) -> list[AutoencoderEpoch]:
     """Train in place on un-augmented, never standardised images, keep the weights of the lowest validation error, and
-    return the curve. Epoch e's order comes from generator(seed, "autoencoder", e); the last partial batch is used, as in
-    the authors' code. Raises UserError where the error is not finite."""
+    return the curve. Epoch e's order comes from generator(seed, "autoencoder", e); the last partial batch is
+    used, as in the authors' code. Raises UserError where the error is not finite."""
     checkpoint = checkpoint or NoCheckpoint()
     images = train.images
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=recipe.learning_rate, fused=True)
@@ -76,7 +76,9 @@ def train_autoencoder(
         val_mse = reconstruction_error(autoencoder, val, image_size)
         row = AutoencoderEpoch(epoch + 1, total.item() / len(images), val_mse, rate)
         if not torch.isfinite(torch.tensor([row.train_mse, row.val_mse])).all():
-            raise UserError(f"autoencoder error is not finite at epoch {row.epoch} (lr {rate:g}): lower autoencoder.learning_rate")
+            raise UserError(
+                f"autoencoder error is not finite at epoch {row.epoch} (lr {rate:g}): lower autoencoder.learning_rate"
+            )
         if not history or val_mse < min(past.val_mse for past in history):
             best = {name: value.detach().clone() for name, value in autoencoder.state_dict().items()}
         history.append(row)

@@ -1,0 +1,68 @@
+"""Stage scripts: their declared dependencies, and how they answer what a user can get wrong."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "headstart"
+COMPUTING = {"data", "models", "training", "evaluation"}
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def imports_of(script: Path) -> set[Path]:
+    """The files of this repository that a file imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("headstart"):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("headstart")]
+        else:
+            continue
+        files = [SOURCE.parent / Path(*name.split(".")).with_suffix(".py") for name in names]
+        found |= {file for file in files if file.is_file()}
+    return found
+
+
+def computing_closure(script: Path) -> set[Path]:
+    """All computing modules that a script reaches through computing modules; run/ and study/ are not followed."""
+    closure: set[Path] = set()
+    waiting = imports_of(script)
+    while waiting:
+        file = waiting.pop()
+        wing = file.relative_to(SOURCE).parts[0]
+        if (wing in COMPUTING or wing == "randomness.py") and file not in closure:
+            closure.add(file)
+            waiting |= imports_of(file)
+    return closure
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name not in ("report", "track")])
+def test_declared_dependencies_are_the_import_closure_of_the_script(stage):
+    script = ROOT / "stages" / f"{stage}.py"
+    declared = {ROOT / dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    assert declared == {script} | computing_closure(script)
+
+
+def test_report_depends_on_its_script_and_the_report_module():
+    declared = {dep for dep in STAGES["report"]["deps"] if dep.endswith(".py")}
+    assert declared == {"stages/report.py", "src/headstart/study/report.py"}
+
+
+def test_changing_the_probe_does_not_retrain():
+    for stage in ("download", "prepare", "pretrain_autoencoder", "train_simclr"):
+        assert not [dep for dep in STAGES[stage]["deps"] if "evaluation" in dep]
+        assert "probe" not in STAGES[stage]["params"]
+
+
+def test_every_params_key_that_a_stage_names_exists():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, stage in STAGES.items():
+        for key in stage.get("params", []):
+            node = params
+            for part in key.replace("${item.dataset}", "digits").split("."):
+                assert part in node, f"{name}: {key}"
+                node = node[part]
