@@ -19,6 +19,7 @@ from headstart.knobs import Interval, Range
 
 Probability = Annotated[float, Range(0, 1)]
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision's rgb_to_grayscale
+NEUTRAL = torch.tensor([1.0, 1.0, 1.0, 0.0])  # brightness, contrast, saturation, hue that change nothing
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,12 @@ class Draw:
 
     box: top, left, height, width of the crop as shares of the image; angle: degrees, counter-clockwise; flip, grey,
     blurred: bool; order: (B, 4) int64, the order of brightness, contrast, saturation, hue (0..3); factors: (B, 4),
-    1, 1, 1 and 0 where the image is not jittered; sigma: pixels.
+    NEUTRAL where the image is not jittered; sigma: pixels.
     """
 
     box: Tensor
     angle: Tensor
     flip: Tensor
-    jittered: Tensor
     order: Tensor
     factors: Tensor
     grey: Tensor
@@ -75,19 +75,14 @@ def draw(views: Views, sizes: Tensor, generator: torch.Generator) -> Draw:
     def coin(probability: float) -> Tensor:
         return torch.rand(num, generator=generator) < probability
 
+    box = _crop_boxes(views, sizes.float(), generator)
+    angle = uniform(-views.rotate, views.rotate)
+    flip, jittered = coin(views.flip), coin(views.jitter)
+    order = torch.rand(num, 4, generator=generator).argsort(1)
     strength = torch.tensor([views.brightness, views.contrast, views.saturation, views.hue])
-    centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
-    return Draw(
-        box=_crop_boxes(views, sizes.float(), generator),
-        angle=uniform(-views.rotate, views.rotate),
-        flip=coin(views.flip),
-        jittered=coin(views.jitter if strength.any() else 0.0),
-        order=torch.rand(num, 4, generator=generator).argsort(1),
-        factors=centre + strength * uniform(-1, 1, 4),
-        grey=coin(views.grey),
-        blurred=coin(views.blur),
-        sigma=uniform(views.blur_sigma[0], views.blur_sigma[1]),
-    )
+    factors = torch.where(jittered[:, None], NEUTRAL + strength * uniform(-1, 1, 4), NEUTRAL)
+    grey, blurred = coin(views.grey), coin(views.blur)
+    return Draw(box, angle, flip, order, factors, grey, blurred, uniform(*views.blur_sigma))
 
 
 def _crop_boxes(views: Views, sizes: Tensor, generator: torch.Generator, attempts: int = 10) -> Tensor:
@@ -107,7 +102,7 @@ def _crop_boxes(views: Views, sizes: Tensor, generator: torch.Generator, attempt
     # no attempt fitted: the largest central crop within the ratio bounds
     full_w = torch.minimum(width, torch.round(height * views.crop_ratio[1]))
     full_h = torch.minimum(height, torch.round(width / views.crop_ratio[0]))
-    central = torch.cat([torch.round((height - full_h) / 2), torch.round((width - full_w) / 2), full_h, full_w], 1)
+    central = torch.cat([torch.floor((height - full_h) / 2), torch.floor((width - full_w) / 2), full_h, full_w], 1)
     box = torch.where(fits.any(1, keepdim=True), torch.cat([top, left, crop_h, crop_w], 1), central)
     return box / torch.cat([height, width, height, width], 1)
 
@@ -180,7 +175,7 @@ def _triangle_filter(start: Tensor, length: Tensor, num_in: int, num_out: int) -
     centre = start[:, None, None] + (torch.arange(num_out, device=start.device)[None, :, None] + 0.5) * scale
     pixel = torch.arange(num_in, device=start.device)[None, None, :] + 0.5
     # taps outside the crop count for nothing, as when the crop is cut out first
-    first = start.round()[:, None, None]
+    first = start.round().clamp(max=num_in - 1)[:, None, None]
     last = torch.maximum((start + length).round()[:, None, None], first + 1)
     inside = (pixel > first) & (pixel < last)
     weights = (1 - (pixel - centre).abs() / support).clamp(min=0) * inside
@@ -199,10 +194,9 @@ def _rotate(x_BCHW: Tensor, degrees: Tensor) -> Tensor:
 def _jitter(x_BCHW: Tensor, drawn: Draw) -> Tensor:
     """Brightness, contrast, saturation and hue in each image's own order, clamped after every step."""
     device = x_BCHW.device
-    neutral = torch.tensor([1.0, 1.0, 1.0, 0.0])
     for step in range(4):
         for kind, adjust in enumerate((_brightness, _contrast, _saturation, hue_shift)):
-            mask = drawn.jittered & (drawn.order[:, step] == kind) & (drawn.factors[:, kind] != neutral[kind])
+            mask = (drawn.order[:, step] == kind) & (drawn.factors[:, kind] != NEUTRAL[kind])
             rows = _rows(mask, device)
             if len(rows):
                 factor = _to(drawn.factors[mask, kind], device)[:, None, None, None]
