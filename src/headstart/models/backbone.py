@@ -49,12 +49,13 @@ class Backbone:
 
 
 def check_image_size(backbone: Backbone, image_size: int) -> None:
-    """Raise UserError where the last stage of the backbone would see less than one pixel's worth of the image."""
-    least = STEM_REDUCTION[backbone.stem] * 8 // 2
+    """Raise UserError where the third of the four stages has no pixel of its own (a ResNet runs on any size)."""
+    least = STEM_REDUCTION[backbone.stem] * 4
     if image_size < least:
+        smaller = [stem for stem, factor in STEM_REDUCTION.items() if factor < STEM_REDUCTION[backbone.stem]]
         raise UserError(
-            f"params.yaml: image_size {image_size} is too small for backbone.stem {backbone.stem}: at least {least}, "
-            "or choose stem cifar or stride2"
+            f"params.yaml: image_size {image_size} is too small for backbone.stem {backbone.stem}: at least {least}"
+            + (f", or choose stem {' or '.join(smaller)}" if smaller else "")
         )
 
 
@@ -118,13 +119,16 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"params.yaml: backbone.weights {path}: no such file; allowed: none, imagenet1k or a state dict's path"
         )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"params.yaml: backbone.weights {path}: not a readable state dict ({type(error).__name__})"
-        ) from None
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+            return state
+        reason = "not names and tensors"
+    except Exception as error:  # whatever a file that is something else makes the readers raise
+        reason = type(error).__name__
+    raise UserError(f"params.yaml: backbone.weights {path}: not a readable state dict ({reason})")

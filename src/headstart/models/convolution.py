@@ -10,14 +10,20 @@ from torch import Tensor, nn
 
 
 def use_small_map_convolutions(network: nn.Module) -> None:
-    """Let every plain Conv2d of `network` take the shortcut on small maps; parameters and state dict stay."""
+    """Let every plain square Conv2d of `network` take the shortcut on small maps; parameters and state dict stay."""
     for module in network.modules():
-        if type(module) is nn.Conv2d and module.groups == 1 and module.dilation == (1, 1) and module.bias is None:
+        if type(module) is nn.Conv2d and _is_plain(module):
             module.__class__ = SmallMapConv2d
 
 
+def _is_plain(conv: nn.Conv2d) -> bool:
+    simple = conv.groups == 1 and conv.dilation == (1, 1) and conv.bias is None and conv.padding_mode == "zeros"
+    # padding may be a word, which is no pair of equals either
+    return simple and all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.stride, conv.padding))
+
+
 class SmallMapConv2d(nn.Conv2d):
-    """nn.Conv2d (no bias, groups or dilation) that on the CPU computes small maps by `dense_convolution`."""
+    """nn.Conv2d (square, no bias, groups or dilation) that on the CPU computes small maps by `dense_convolution`."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return what nn.Conv2d returns, up to rounding."""

@@ -52,7 +52,7 @@ def _autoencoder_permuted(layer: nn.Linear, embedding: Embedding, seed: int) -> 
 
 
 def _orthogonal(layer: nn.Linear, embedding: Embedding | None, seed: int) -> None:
-    """Orthonormal rows (Saxe et al. 2014) and zero bias."""
+    """Orthonormal rows (columns where H > D; Saxe et al. 2014) and zero bias."""
     nn.init.orthogonal_(layer.weight, generator=generator(seed, "orthogonal"))
     layer.bias.zero_()
 
