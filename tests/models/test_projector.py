@@ -1,0 +1,178 @@
+"""Every initialisation of the head: what its first layer holds, what trains, what is shared."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from headstart.models.backbone import Backbone, build_backbone
+from headstart.models.projector import ACTIVATIONS, PROJECTOR_INITS, Projector, build_projector
+from headstart.randomness import generator
+from headstart.training.losses import nt_xent
+
+NEEDY = [name for name, init in PROJECTOR_INITS.items() if init.needs_autoencoder]
+FREEZES = [True, False, "auto"]
+FROZEN_BY_ITSELF = {
+    "random": False,
+    "autoencoder": True,
+    "random_matched": True,
+    "autoencoder_permuted": True,
+    "orthogonal": True,
+}
+
+
+def embedding_of(features: int, hidden: int) -> dict[str, torch.Tensor]:
+    """A layer with an uneven spectrum, as a trained one has."""
+    source = generator(17, features, hidden)
+    weight = torch.randn(hidden, features, generator=source) * torch.logspace(0, -3, hidden)[:, None]
+    return {"weight": weight, "bias": torch.randn(hidden, generator=source)}
+
+
+def built(init: str, *, features=64, hidden=16, out=8, freeze="auto", activation="relu", seed=0) -> nn.Sequential:
+    return build_projector(
+        Projector(init, freeze, hidden, out, activation), features, seed, embedding_of(features, hidden)
+    )
+
+
+@pytest.mark.parametrize(("init", "freeze"), list(itertools.product(PROJECTOR_INITS, FREEZES)))
+@pytest.mark.parametrize(("features", "hidden", "out"), [(64, 16, 8), (512, 128, 32), (64, 64, 128), (32, 48, 1)])
+def test_every_head_has_the_shape_that_its_widths_say(init, freeze, features, hidden, out):
+    for activation in ACTIVATIONS:
+        head = built(init, features=features, hidden=hidden, out=out, freeze=freeze, activation=activation)
+        assert head(torch.rand(3, features)).shape == (3, out)
+        assert [tuple(p.shape) for p in head.parameters()] == [(hidden, features), (hidden,), (out, hidden), (out,)]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_head_computes_linear_activation_linear(activation):
+    functions = {
+        "relu": torch.relu,
+        "silu": lambda x: x * torch.sigmoid(x),
+        "gelu": lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
+        "elu": lambda x: torch.where(x > 0, x, torch.expm1(x)),
+        "leaky_relu": lambda x: torch.where(x > 0, x, 0.01 * x),
+        "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
+        "tanh": torch.tanh,
+        "identity": lambda x: x,
+    }
+    head = built("autoencoder", activation=activation).double()
+    first, second = head[0], head[-1]
+    x_BD = torch.randn(5, 64, generator=generator(0), dtype=torch.float64)
+    hidden = functions[activation](x_BD @ first.weight.T + first.bias)
+    torch.testing.assert_close(head(x_BD), hidden @ second.weight.T + second.bias)
+
+
+@pytest.mark.parametrize("init", PROJECTOR_INITS)
+def test_freeze_auto_is_what_the_paper_does(init):
+    for freeze in FREEZES:
+        frozen = FROZEN_BY_ITSELF[init] if freeze == "auto" else freeze
+        head = built(init, freeze=freeze)
+        assert Projector(init, freeze, 16, 8, "relu").frozen == frozen
+        assert [p.requires_grad for p in head.parameters()] == [not frozen, not frozen, True, True]
+
+
+def test_inits_that_need_an_autoencoder_say_so():
+    assert set(NEEDY) == {"autoencoder", "random_matched", "autoencoder_permuted"}
+    for init in PROJECTOR_INITS:
+        head = Projector(init, "auto", 16, 8, "relu")
+        assert head.needs_autoencoder == (init in NEEDY)
+        if head.needs_autoencoder:
+            with pytest.raises(ValueError, match="needs an autoencoder's embedding"):
+                build_projector(head, 64, seed=0)
+            with pytest.raises(ValueError, match="does not fit"):
+                build_projector(head, 64, seed=0, embedding=embedding_of(64, 17))
+        else:
+            build_projector(head, 64, seed=0)
+
+
+def test_random_is_pytorchs_own_initialisation():
+    """Uniform in +-1 / sqrt(D), which Linear draws for weight and bias."""
+    first = built("random", features=400, hidden=100)[0]
+    for values in (first.weight, first.bias):
+        assert values.abs().max() <= 400**-0.5
+        assert values.std().item() == pytest.approx(400**-0.5 / 3**0.5, rel=0.15)
+
+
+def test_autoencoder_is_the_embedding_layer_itself():
+    embedding = embedding_of(64, 16)
+    first = built("autoencoder")[0]
+    assert torch.equal(first.weight, embedding["weight"])
+    assert torch.equal(first.bias, embedding["bias"])
+    first.weight.data.zero_()
+    assert embedding["weight"].abs().sum() > 0  # a copy: training cannot change what others start from
+
+
+@pytest.mark.parametrize(("features", "hidden"), [(64, 16), (512, 128), (32, 48)])
+def test_random_matched_has_the_spectrum_and_no_content(features, hidden):
+    embedding = embedding_of(features, hidden)
+    first = built("random_matched", features=features, hidden=hidden)[0]
+    expected = torch.linalg.svdvals(embedding["weight"].double())
+    spectrum = torch.linalg.svdvals(first.weight.double())
+    torch.testing.assert_close(spectrum, expected, atol=1e-5 * expected[0].item(), rtol=0)
+    assert first.bias.norm().item() == pytest.approx(embedding["bias"].norm().item(), rel=1e-5)
+    similarity = nn.functional.cosine_similarity(first.weight.flatten(), embedding["weight"].flatten(), dim=0)
+    assert abs(similarity) < 0.15
+    other = built("random_matched", features=features, hidden=hidden, seed=1)[0]
+    assert not torch.allclose(first.weight, other.weight)
+
+
+def test_autoencoder_permuted_shuffles_the_input_columns():
+    embedding = embedding_of(64, 16)
+    first = built("autoencoder_permuted")[0]
+    columns = {tuple(column) for column in first.weight.T.tolist()}
+    assert columns == {tuple(column) for column in embedding["weight"].T.tolist()}
+    assert len(columns) == 64
+    moved = (first.weight != embedding["weight"]).any(0).sum()
+    assert moved > 50
+    torch.testing.assert_close(torch.linalg.svdvals(first.weight), torch.linalg.svdvals(embedding["weight"]))
+    assert torch.equal(first.bias, embedding["bias"])
+    assert not torch.equal(first.weight, built("autoencoder_permuted", seed=1)[0].weight)
+
+
+def test_orthogonal_rows_are_orthonormal():
+    first = built("orthogonal")[0]
+    torch.testing.assert_close(first.weight @ first.weight.T, torch.eye(16), atol=1e-5, rtol=0)
+    assert not first.bias.any()
+    wide = built("orthogonal", features=32, hidden=48)[0]  # more rows than columns: then the columns are
+    torch.testing.assert_close(wide.weight.T @ wide.weight, torch.eye(32), atol=1e-5, rtol=0)
+
+
+def test_seed_decides_everything_and_inits_share_the_second_layer():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    heads = {init: built(init, seed=4) for init in PROJECTOR_INITS}
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    for init, head in heads.items():
+        again, other = built(init, seed=4), built(init, seed=5)
+        assert torch.equal(head[0].weight, again[0].weight)
+        assert torch.equal(head[2].weight, heads["random"][2].weight)
+        assert torch.equal(head[2].bias, heads["random"][2].bias)
+        assert not torch.equal(head[2].weight, other[2].weight)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize("init", PROJECTOR_INITS)
+def test_gradients_reach_all_trainable_and_no_frozen_parameters(init, freeze):
+    backbone = build_backbone(Backbone("resnet18", "stride2", "none"), seed=0)
+    model = nn.Sequential(backbone, built(init, features=512, freeze=freeze, activation="silu"))
+    nt_xent(model(torch.rand(8, 3, 8, 8, generator=generator(0))), 0.5).backward()
+    for name, parameter in model.named_parameters():
+        frozen = freeze and name in ("1.0.weight", "1.0.bias")
+        assert parameter.requires_grad != frozen, name
+        if frozen:
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("freeze", [True, False])
+def test_gradients_pass_every_activation(activation, freeze):
+    head = built("autoencoder", freeze=freeze, activation=activation)
+    x_BD = torch.randn(8, 64, generator=generator(0)).requires_grad_()
+    nt_xent(head(x_BD), 0.5).backward()
+    assert x_BD.grad.abs().sum() > 0
+    assert [p.grad is None for p in head.parameters()] == [freeze, freeze, False, False]
+    assert all(p.grad.abs().sum() > 0 for p in head.parameters() if p.requires_grad)
