@@ -14,7 +14,8 @@ SPLITS = ("train", "val", "test")
 class Split:
     """Images and labels of one split.
 
-    images: (N, S, S, 3) uint8 RGB, squashed to a square; labels: (N,) int64; sizes: (N, 2) int64 original height and width.
+    images: (N, S, S, 3) uint8 RGB, squashed to a square; labels: (N,) int64; sizes: (N, 2) int64 original height and
+    width.
     """
 
     images: Tensor

@@ -1,0 +1,129 @@
+"""One encoded image -> stored RGB pixels. Worker processes import this module alone: no torch, no scikit-learn."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+# No more: Pillow would also run Ghostscript for EPS, and takes noise for formats that have no signature
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+MIN_SIDE = 4
+
+
+class UnreadableError(Exception):
+    """Says in a few words why an image cannot be used."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to store: its index in the listing, the split and row it goes to, its content."""
+
+    index: int
+    split: str
+    row: int
+    data: bytes | np.ndarray | Exception
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What came of some jobs.
+
+    sizes: original (height, width) by index; unreadable: reason by index; histogram: (3, 256) int64 counts of the
+    stored train pixels by channel.
+    """
+
+    sizes: dict[int, tuple[int, int]]
+    unreadable: dict[int, str]
+    histogram: np.ndarray
+
+
+def store(jobs: list[Job], files: dict[str, Path], side: int) -> Stored:
+    """Decode jobs into the rows of the .npy file of their split, (N, side, side, 3) uint8 each, which must exist."""
+    # mapped anew for each call: a mapping that lives on would count every written page as this process's memory
+    arrays = {split: np.lib.format.open_memmap(files[split], mode="r+") for split in {job.split for job in jobs}}
+    stored = Stored({}, {}, np.zeros((3, 256), dtype=np.int64))
+    for job in jobs:
+        try:
+            pixels, size = decode(job.data, side)
+        except UnreadableError as error:
+            stored.unreadable[job.index] = str(error)
+            continue
+        arrays[job.split][job.row] = pixels
+        stored.sizes[job.index] = size
+    train = [job.row for job in jobs if job.split == "train" and job.index in stored.sizes]
+    if train:
+        pixels = arrays["train"][train]
+        for channel in range(3):
+            stored.histogram[channel] = np.bincount(pixels[..., channel].ravel(), minlength=256)
+    return stored
+
+
+def decode(data: bytes | np.ndarray | Exception, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return (side, side, 3) uint8 RGB pixels and the original (height, width), both as EXIF orients the image.
+
+    Squashed to the square by an anti-aliased bilinear filter (JPEGs at least four times too large are first reduced by
+    their decoder). Grey becomes three equal channels; transparent pixels are composited onto black; 16-bit grey is
+    divided by 257. Of several frames the first counts. Raises UnreadableError, also below MIN_SIDE pixels a side, for
+    floating-point or 32-bit pixels, and for more pixels than Pillow's Image.MAX_IMAGE_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image, size, turned = _open(data)
+            image.draft(None, (2 * side, 2 * side))
+            if turned:
+                ImageOps.exif_transpose(image, in_place=True)
+            image = _to_rgb(image)
+            if image.size != (side, side):
+                image = image.resize((side, side), Image.Resampling.BILINEAR)
+            return np.asarray(image), size
+    except Exception as error:  # decoders raise nearly anything on corrupt bytes
+        raise UnreadableError(_reason(error)) from None
+
+
+def measure(data: bytes | np.ndarray | Exception) -> tuple[int, int] | None:
+    """Return the original (height, width) from an image's header, None where it has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _open(data)[1]
+    except Exception:
+        return None
+
+
+def _open(data: bytes | np.ndarray | Exception) -> tuple[Image.Image, tuple[int, int], bool]:
+    """Return an image whose pixels are not read yet, its (height, width) as oriented, and whether it must be turned."""
+    if isinstance(data, Exception):
+        raise data
+    image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f"{width}x{height} pixels, at least {MIN_SIDE}x{MIN_SIDE} needed")
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return image, (width, height) if orientation >= 5 else (height, width), orientation != 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels")
+    if image.mode.startswith("I"):  # Pillow's own conversion cuts 16-bit values off at 255
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow knows"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"more than {Image.MAX_IMAGE_PIXELS} pixels"
+    return " ".join(str(error).split())[:80] or type(error).__name__

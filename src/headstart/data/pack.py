@@ -1,0 +1,203 @@
+"""A listing of images -> one uint8 array per split, in bounded memory, the same bytes for the same input and seed."""
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import joblib  # type: ignore[import-untyped]  # comes with scikit-learn; its workers do not import the main script
+import numpy as np
+
+from headstart.data.decode import Job, Stored, measure, store
+from headstart.data.formats import Listing
+from headstart.data.tree import SPLITS
+from headstart.errors import UserError
+from headstart.randomness import numpy_generator
+
+CHUNK_IMAGES, CHUNK_BYTES = 64, 2**22
+# Below this, starting worker processes (half a second each) takes longer than they save
+SERIAL_IMAGES, SERIAL_BYTES = 3000, 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How a listing is packed.
+
+    image_size: what models are trained on; stored_size: see `stored_side`; fractions: of each class, for the splits
+    that the dataset does not bring along; seed: of those splits.
+    """
+
+    image_size: int
+    stored_size: int | None
+    val_fraction: float
+    test_fraction: float
+    seed: int
+    skip_unreadable: bool
+
+
+def array_path(folder: Path, split: str, part: str) -> Path:
+    """Return the file of one array of a prepared dataset; part: images, labels or sizes."""
+    return folder / f"{split}_{part}.npy"
+
+
+def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable[[int], object]) -> dict[str, Any]:
+    """Write {train,val,test}_{images,labels,sizes}.npy into `folder` and return what is known about them.
+
+    images: (N, S, S, 3) uint8; labels: (N,) int64; sizes: (N, 2) int64 original height and width. Returned: classes,
+    num_images by split, image_size, stored_size (S), mean and std per channel of the stored train pixels in [0, 1],
+    skipped (names of the unreadable images left out), hash of all arrays. Leaving images out changes nothing else: the
+    arrays are those of a dataset without them. Raises UserError for unreadable images unless they may be skipped, for
+    what makes a split impossible, and for a full disk. on_progress: called with the number of images done (negative
+    before some are done again).
+    """
+    kept = np.arange(len(listing.names))
+    skipped: dict[int, str] = {}
+    side = stored_side([size for _, data in islice(listing.read(), CHUNK_IMAGES) if (size := measure(data))], packing)
+    # once, unless the first images misled about the side or some turn out to be unreadable
+    while True:
+        splits = assign_splits(listing, kept, packing)
+        stored = _store_all(listing, kept, splits, folder, side, on_progress)
+        right = stored_side(list(stored.sizes.values()), packing)
+        if not stored.unreadable and side == right:
+            break
+        if stored.unreadable and not packing.skip_unreadable:
+            raise UserError(_unreadable(listing, stored.unreadable))
+        skipped |= stored.unreadable
+        on_progress(-len(kept))
+        kept, side = np.setdiff1d(kept, list(stored.unreadable)), right
+    sizes = np.array([stored.sizes[index] for index in kept.tolist()], dtype=np.int64)
+    for split in SPLITS:
+        np.save(array_path(folder, split, "labels"), listing.labels[kept][splits == split])
+        np.save(array_path(folder, split, "sizes"), sizes[splits == split])
+    mean, std = _moments(stored.histogram)
+    return {
+        "classes": listing.classes,
+        "num_images": {split: int((splits == split).sum()) for split in SPLITS},
+        "image_size": packing.image_size,
+        "stored_size": side,
+        "mean": mean,
+        "std": std,
+        "skipped": [listing.names[index] for index in sorted(skipped)],
+        "hash": _digest(folder),
+    }
+
+
+def stored_side(sizes: list[tuple[int, int]], packing: Packing) -> int:
+    """Return S for images of these original (height, width).
+
+    The training size if no short side exceeds it; else the stored size (default: twice the training size), but no more
+    than the largest short side there is.
+    """
+    largest = max((min(size) for size in sizes), default=0)
+    if largest <= packing.image_size:
+        return packing.image_size
+    return min(packing.stored_size or 2 * packing.image_size, largest)
+
+
+def assign_splits(listing: Listing, kept: np.ndarray, packing: Packing) -> np.ndarray:
+    """Return the split of each kept image: the official one, and a seeded share of train for a missing one.
+
+    kept: indices into the listing. Shares are taken class by class, rounded to whole images, at least one, and leave at
+    least one. Raises UserError for a class too small to be split (3 images) or without an image in some split.
+    """
+    labels, splits = listing.labels[kept], listing.splits[kept].astype("U5")
+    made = [split for split in ("test", "val") if split not in listing.splits]
+    for name, count in zip(listing.classes, _counts(listing, labels[splits == "train"]), strict=True):
+        if made and count < 3:
+            raise UserError(
+                f"{listing.source}: class {name!r} has {count} usable train images, at least 3 are needed to split off "
+                f"{' and '.join(made)}; add images or remove the class"
+            )
+    for split in made:
+        fraction = packing.test_fraction if split == "test" else packing.val_fraction
+        random = numpy_generator(packing.seed, "split", split)
+        for label in range(len(listing.classes)):
+            rows = np.flatnonzero((splits == "train") & (labels == label))
+            most = len(rows) - len(made) + made.index(split)
+            splits[random.permutation(rows)[: min(max(1, round(fraction * len(rows))), most)]] = split
+    for split in SPLITS:
+        for name, count in zip(listing.classes, _counts(listing, labels[splits == split]), strict=True):
+            if not count:
+                raise UserError(f"{listing.source}: class {name!r} has no usable image in {split}; add some or drop it")
+    return splits
+
+
+def _counts(listing: Listing, labels: np.ndarray) -> list[int]:
+    return np.bincount(labels, minlength=len(listing.classes)).tolist()
+
+
+def _store_all(
+    listing: Listing,
+    kept: np.ndarray,
+    splits: np.ndarray,
+    folder: Path,
+    side: int,
+    on_progress: Callable[[int], object],
+) -> Stored:
+    """Decode the kept images into the arrays of their splits, on all cores where there are many."""
+    need, free = len(kept) * side * side * 3, shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(f"{listing.source}: prepared, it takes {need} bytes, {free} are free; lower data.stored_size")
+    files = {split: array_path(folder, split, "images") for split in SPLITS}
+    rows = np.zeros(len(kept), dtype=np.int64)
+    for split, file in files.items():
+        mask = splits == split
+        rows[mask] = np.arange(mask.sum())
+        np.lib.format.open_memmap(file, "w+", np.uint8, (int(mask.sum()), side, side, 3))
+    place = {int(index): number for number, index in enumerate(kept)}
+    jobs = (
+        Job(index, str(splits[place[index]]), int(rows[place[index]]), data)
+        for index, data in listing.read()
+        if index in place
+    )
+    few = len(kept) < SERIAL_IMAGES and listing.num_bytes < SERIAL_BYTES
+    parallel = joblib.Parallel(1 if few else -1, return_as="generator_unordered", batch_size=1, max_nbytes=None)
+    total = Stored({}, {}, np.zeros((3, 256), dtype=np.int64))
+    for part in parallel(joblib.delayed(store)(chunk, files, side) for chunk in _chunks(jobs)):
+        total.sizes.update(part.sizes)
+        total.unreadable.update(part.unreadable)
+        total.histogram[:] += part.histogram
+        on_progress(len(part.sizes) + len(part.unreadable))
+    return total
+
+
+def _chunks(jobs: Iterator[Job]) -> Iterator[list[Job]]:
+    chunk, num_bytes = list[Job](), 0
+    for job in jobs:
+        chunk.append(job)
+        num_bytes += 0 if isinstance(job.data, Exception) else len(job.data)
+        if len(chunk) == CHUNK_IMAGES or num_bytes >= CHUNK_BYTES:
+            yield chunk
+            chunk, num_bytes = [], 0
+    if chunk:
+        yield chunk
+
+
+def _unreadable(listing: Listing, reasons: dict[int, str]) -> str:
+    first = sorted(reasons)[:10]
+    named = ", ".join(f"{listing.names[index]} ({reasons[index]})" for index in first)
+    more = f" and {len(reasons) - len(first)} more" if len(reasons) > len(first) else ""
+    advice = "repair or remove them, or set data.skip_unreadable"
+    return " ".join(f"{listing.source}: {len(reasons)} unreadable: {named}{more}; {advice}".split())
+
+
+def _moments(histogram: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return mean and population standard deviation of each channel, exact but for the last rounding."""
+    values = np.arange(256) / 255
+    share = histogram / histogram.sum(1, keepdims=True)
+    mean = share @ values
+    std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(1))
+    return mean.tolist(), std.tolist()
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for split in SPLITS:
+        for part in ("images", "labels", "sizes"):
+            with array_path(folder, split, part).open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()
