@@ -78,7 +78,8 @@ def use_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9, the pin of other than x86_64, has none
+    return bool(capabilities.get("avx512_bf16", False))
 
 
 def train_simclr(
@@ -114,6 +115,7 @@ def train_simclr(
     optimizer = torch.optim.SGD(
         trainable, lr=1.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
+    model.train()
     run = _Run(model, optimizer, steps)
     run.restore(checkpoint.load())
     peak = recipe.learning_rate * batch_size / 256
@@ -238,8 +240,9 @@ def _check_loss(history: list[Epoch], recipe: SimCLR, batch_size: int, projector
     recent = [row for row in history if row.epoch > recipe.warmup_epochs][-STUCK_EPOCHS:]
     if len(recent) == STUCK_EPOCHS and all(abs(row.train_loss - collapsed) < STUCK_MARGIN for row in recent):
         raise UserError(
-            f"SimCLR loss is stuck at log(2B-1) = {collapsed:.4f} {where}: the head has collapsed; lower "
-            "simclr.learning_rate or simclr.temperature, raise simclr.warmup_epochs, or try another projector.activation"
+            f"SimCLR loss is stuck at log(2B-1) = {collapsed:.4f} {where}: the head has collapsed; "
+            "lower simclr.learning_rate or simclr.temperature, raise simclr.warmup_epochs, or try another "
+            "projector.activation"
         )
 
 
