@@ -97,8 +97,9 @@ class StageRun:
 
         `example_batch` is an input (B, ..) of at least two rows; B stays free. Off with `tracking.log_model`.
         """
-        if self._mirror and self._log_model:
-            self._mirror.attempt(partial(self._mirror.send_model, self._record, module, example_batch), UPLOAD_SECONDS)
+        if self._mirror and self._log_model and self._mirror.attempt(self._send, UPLOAD_SECONDS):
+            work = partial(self._mirror.send_model, self._record.run_id, module, example_batch)
+            self._mirror.attempt(work, UPLOAD_SECONDS, alone=False)  # exporting takes seconds, other workers go on
 
     def close(self, status: str, reason: str = "") -> None:
         """End the record; it waits in a file where the stage was short or MLflow does not answer."""
@@ -108,12 +109,16 @@ class StageRun:
         if reason:
             self._record.tags[ERROR] = reason[:500]
         short = status == "FINISHED" and not self._mirror.guard.tried and not self._mirror.guard.due()
-        if short or not self._mirror.attempt(partial(self._mirror.send, self._record), UPLOAD_SECONDS):
+        if short or not self._mirror.attempt(self._send, UPLOAD_SECONDS):
             self._mirror.keep(self._record)
 
     def _tell(self) -> None:
         if self._mirror and self._mirror.guard.due():
-            self._mirror.attempt(partial(self._mirror.send, self._record), CALL_SECONDS)
+            self._mirror.attempt(self._send, CALL_SECONDS)
+
+    def _send(self) -> None:
+        if self._mirror:
+            self._mirror.send(self._record)
 
 
 @contextmanager
@@ -165,14 +170,14 @@ class _Mirror:
         self.experiment_id = self.parent_id = ""
         self.told: dict[tuple[str, str], set[int]] = {}
 
-    def attempt(self, work: Callable[[], None], seconds: float) -> bool:
-        """Return whether `work` was done, on the connected store."""
+    def attempt(self, work: Callable[[], None], seconds: float, alone: bool = True) -> bool:
+        """Return whether `work` was done on the connected store, `alone` among this workspace's writers to SQLite."""
         lock = self.lock if self.local else nullcontext()
         done = self.client is not None or (
             self.guard.attempt(partial(guard.probe, self.uri, PROBE_SECONDS), 2 * PROBE_SECONDS, lock)
             and self.guard.attempt(self._connect, CONNECT_SECONDS, self.lock)
         )
-        done = done and self.guard.attempt(work, seconds, lock)
+        done = done and self.guard.attempt(work, seconds, lock if alone else nullcontext())
         if not done:
             self.client = None
         return done
@@ -274,22 +279,21 @@ class _Mirror:
             if record.status != "FINISHED":
                 self.client.set_terminated(self.parent_id, record.status)
 
-    def send_model(self, record: Record, module: nn.Module, example_batch: Tensor) -> None:
+    def send_model(self, run_id: str, module: nn.Module, example_batch: Tensor) -> None:
         """Log a module as an exported graph: it loads without this library, and runs no code of its own on loading."""
         import mlflow
         from mlflow.models import Model, infer_signature
 
-        self.send(record)
         mlflow.set_tracking_uri(self.uri)
         network, example = copy.deepcopy(module).cpu().eval(), example_batch.detach().cpu()
         with torch.no_grad():
             signature = infer_signature(example.numpy(), network(example).numpy())
-            logged = self.client.create_logged_model(self.experiment_id, MODEL, source_run_id=record.run_id)
+            logged = self.client.create_logged_model(self.experiment_id, MODEL, source_run_id=run_id)
             Model.log(
                 None,
                 flavor=mlflow.pytorch,
                 model_id=logged.model_id,
-                run_id=record.run_id,
+                run_id=run_id,
                 pytorch_model=network,
                 input_example=example,
                 signature=signature,
