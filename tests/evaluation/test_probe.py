@@ -1,0 +1,283 @@
+"""Probes against independent optima, plain loops and numbers worked out by hand, on digits' pixels as features."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+import torch
+
+from headstart.evaluation.probe import (
+    Labelled,
+    Probe,
+    confusion,
+    converged_probe,
+    evaluate_probes,
+    few_label_draws,
+    majority_top1,
+    paper_probe,
+    score,
+    standardisation,
+)
+from headstart.randomness import generator, global_seed, numpy_generator
+
+RECIPE = Probe(protocol="converged", strengths=[0.001, 0.1], few_labels=3, few_draws=4)
+
+
+@pytest.fixture(scope="module")
+def labelled(digits):
+    """`labelled(start, stop, classes=10)`: those digits below `classes`, pixels as features."""
+
+    def make(start: int, stop: int, classes: int = 10) -> Labelled:
+        images, labels = digits
+        features = images[start:stop, :, :, 0].reshape(-1, 64).astype(np.float32) / 255
+        kept = labels[start:stop] < classes
+        return Labelled(features[kept], labels[start:stop][kept])
+
+    return make
+
+
+def optimum(x: np.ndarray, y: np.ndarray, strength: float, num_classes: int) -> tuple[float, np.ndarray]:
+    """The least of C * sum of losses + |W|^2 / 2 by L-BFGS in float64, and its weights (K or 1, D + 1), bias last."""
+    rows = 1 if num_classes == 2 else num_classes
+    one_hot = np.eye(num_classes)[y]
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = flat.reshape(rows, -1)
+        logits = x @ weights[:, :-1].T + weights[:, -1]
+        if rows == 1:
+            logits = np.concatenate([np.zeros_like(logits), logits], 1)
+        losses = scipy.special.logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]
+        slope = strength * (scipy.special.softmax(logits, axis=1) - one_hot)[:, -rows:]
+        gradient = np.concatenate([slope.T @ x + weights[:, :-1], slope.sum(0)[:, None]], 1)
+        return strength * losses.sum() + (weights[:, :-1] ** 2).sum() / 2, gradient.ravel()
+
+    start = np.zeros(rows * (x.shape[1] + 1))
+    options = {"maxiter": 20000, "maxfun": 40000, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 30}
+    found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    return found.fun, found.x.reshape(rows, -1)
+
+
+def value(fit, x: np.ndarray, y: np.ndarray, strength: float) -> float:
+    """The objective of a fitted probe on standardised features."""
+    weight, bias = fit.probe.weight, fit.probe.bias
+    logits = x @ weight.T + bias
+    losses = scipy.special.logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]
+    penalised = weight[1:] - weight[:1] if len(weight) == 2 else weight
+    return strength * losses.sum() + (penalised**2).sum() / 2
+
+
+def standardised(split: Labelled, by: Labelled) -> np.ndarray:
+    mean, scale = by.features.astype(np.float64).mean(0), by.features.astype(np.float64).std(0)
+    return (split.features - mean) / np.where(scale == 0, 1, scale)
+
+
+@pytest.mark.parametrize("strength", [1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_probe_is_the_optimum_of_the_stated_objective(labelled, classes, strength):
+    train, val = labelled(0, 400, classes), labelled(400, 500, classes)
+    fit = converged_probe(train, val, [strength], classes)
+    x_train = standardised(train, train)
+    least, weights = optimum(x_train, train.labels, strength, classes)
+    assert least <= value(fit, x_train, train.labels, strength) <= least * (1 + 1e-4)
+    theirs = standardised(val, train) @ weights[:, :-1].T + weights[:, -1]
+    ours = fit.probe.logits(val.features)
+    if classes == 2:
+        np.testing.assert_allclose(ours[:, 1] - ours[:, 0], theirs[:, 0], atol=0.02, rtol=0.02)
+    else:
+        centred = [logits - logits.mean(1, keepdims=True) for logits in (ours, theirs)]
+        np.testing.assert_allclose(*centred, atol=0.05, rtol=0.05)
+
+
+def test_path_of_strengths_ends_where_each_alone_does(labelled):
+    """Warm starts are for speed: what is chosen is as good an optimum."""
+    train, val = labelled(0, 300), labelled(300, 500)
+    fit = converged_probe(train, val, [0.3, 0.003, 0.0001], 10)
+    alone = converged_probe(train, val, [fit.strength], 10)
+    x_train = standardised(train, train)
+    assert value(fit, x_train, train.labels, fit.strength) == pytest.approx(
+        value(alone, x_train, train.labels, fit.strength), rel=1e-4
+    )
+
+
+def test_strength_is_chosen_on_val(labelled):
+    train, val = labelled(0, 150), labelled(150, 600)
+    strengths = [1.0, 1e-6, 0.01]
+    fit = converged_probe(train, val, strengths, 10)
+    alone = {c: converged_probe(train, val, [c], 10).val_top1 for c in strengths}
+    assert len(set(alone.values())) == 3
+    assert fit.strength == max(alone, key=alone.get)
+    assert fit.val_top1 == pytest.approx(alone[fit.strength], abs=1e-2)
+    assert fit.val_top1 == (fit.probe.logits(val.features).argmax(1) == val.labels).mean()
+
+
+def test_strongest_penalty_wins_a_tie():
+    features = np.array([[0.0], [0.1], [1.0], [1.1]], dtype=np.float32)
+    easy = Labelled(features, np.array([0, 0, 1, 1]))
+    fit = converged_probe(easy, easy, [10.0, 0.1, 1.0], 2)
+    assert (fit.strength, fit.val_top1) == (0.1, 1.0)
+
+
+def test_class_without_training_rows_is_never_predicted(labelled):
+    train, val = labelled(0, 300), labelled(300, 500)
+    seen = train.rows(~np.isin(train.labels, [0, 4, 9]))
+    fit = converged_probe(seen, val, [0.01], 10)
+    logits = fit.probe.logits(val.features)
+    assert logits.shape == (len(val.labels), 10)
+    assert set(logits.argmax(1)) == {1, 2, 3, 5, 6, 7, 8}
+    assert score(logits, val.labels)["top1"] == fit.val_top1
+    two = converged_probe(train.rows(np.isin(train.labels, [3, 7])), val, [0.01], 10)
+    assert set(two.probe.logits(val.features).argmax(1)) == {3, 7}
+
+
+def test_standardisation_leaves_constant_columns(digits):
+    features = np.array([[0.1, 5.0, 0.0], [0.1, 7.0, 0.0], [0.1, 9.0, 0.0]], dtype=np.float32)
+    mean, scale = standardisation(features)
+    np.testing.assert_allclose(mean, [0.1, 7.0, 0.0], atol=1e-7)
+    np.testing.assert_allclose(scale, [1.0, np.sqrt(8 / 3), 1.0])
+
+
+def test_statistics_may_come_from_other_rows(labelled):
+    train, val = labelled(0, 300), labelled(300, 400)
+    few = train.rows(np.arange(40))
+    fit = converged_probe(few, val, [0.01], 10, statistics=train)
+    np.testing.assert_allclose(fit.probe.mean, train.features.mean(0), atol=1e-6)
+    assert not np.allclose(fit.probe.mean, few.features.mean(0))
+
+
+def test_score_of_numbers_worked_out_by_hand():
+    """Predicted 0 0 1 2 2 where 0 1 1 2 0 is true, and class 3 neither seen nor predicted."""
+    logits = np.eye(4)[[0, 0, 1, 2, 2]]
+    scores = score(logits, np.array([0, 1, 1, 2, 0]))
+    precision, recall = [1 / 2, 1, 1 / 2, 0], [1 / 2, 1 / 2, 1, 0]
+    f1 = [1 / 2, 2 / 3, 2 / 3, 0]
+    assert scores == pytest.approx(
+        {
+            "top1": 3 / 5,
+            "macro_precision": sum(precision) / 4,
+            "macro_recall": sum(recall) / 4,
+            "macro_f1": sum(f1) / 4,
+        }
+    )
+    assert all(type(number) is float for number in scores.values())
+    assert confusion(logits, np.array([0, 1, 1, 2, 0])).tolist() == [
+        [1, 0, 1, 0],
+        [1, 1, 0, 0],
+        [0, 0, 1, 0],
+        [0, 0, 0, 0],
+    ]
+
+
+def test_top5_counts_the_five_largest_and_only_above_five_classes():
+    logits = np.tile(np.array([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0]), (4, 1))
+    scores = score(logits, np.array([0, 4, 5, 6]))
+    assert (scores["top1"], scores["top5"]) == (1 / 4, 2 / 4)
+    assert "top5" not in score(logits[:, :5], np.array([0, 4, 1, 2]))
+    assert score(logits[:, :6], np.array([5, 5, 0, 0]))["top5"] == 1 / 2
+
+
+def test_few_label_draws_are_seeded_and_balanced(labelled):
+    labels = labelled(0, 300).labels
+    draws = list(few_label_draws(labels, 5, 6, seed=0))
+    assert len(draws) == 6
+    for rows in draws:
+        assert len(set(rows)) == 50
+        assert np.bincount(labels[rows]).tolist() == [5] * 10
+    assert len({tuple(rows) for rows in draws}) == 6
+    again = list(few_label_draws(labels, 5, 6, seed=0))
+    assert all((first == second).all() for first, second in zip(draws, again, strict=True))
+    more = list(few_label_draws(labels, 5, 8, seed=0))
+    assert (more[5] == draws[5]).all()  # a longer list begins as the shorter one
+    assert (next(few_label_draws(labels, 5, 1, seed=1)) != draws[0]).any()
+
+
+def test_class_with_fewer_labels_gives_all_it_has():
+    labels = np.array([0, 0, 1, 3, 3, 3])
+    (rows,) = few_label_draws(labels, 2, 1, seed=0)
+    assert np.bincount(labels[rows]).tolist() == [2, 1, 0, 2]
+
+
+def test_majority():
+    assert majority_top1(np.array([2, 2, 0, 1]), np.array([2, 0, 2, 2])) == 3 / 4
+    assert majority_top1(np.array([0, 0, 1]), np.array([1, 1])) == 0
+
+
+@pytest.fixture(scope="module")
+def papers(labelled):
+    test = labelled(0, 203)
+    return test, *paper_probe(test, 10, seed=0)
+
+
+def test_paper_probe_splits_the_test_split(papers):
+    test, fit, held_out = papers
+    order = numpy_generator(0, "paper probe").permutation(203)
+    assert len(held_out.labels) == 41  # a fifth; 142 rows, 70 %, were trained on and 20, 10 %, chose
+    assert (held_out.labels == test.labels[order[162:]]).all()
+    assert (held_out.features == test.features[order[162:]]).all()
+    val = order[142:162]
+    assert fit.val_top1 == (fit.probe.logits(test.features[val]).argmax(1) == test.labels[val]).mean()
+    assert fit.strength is None
+
+
+def test_paper_probe_equals_plain_gradient_descent(papers):
+    """50 epochs of batches of 32 at rate 1e-3, gradients written out, the best on val kept."""
+    test, fit, _ = papers
+    order = numpy_generator(0, "paper probe").permutation(203)
+    train, val = test.rows(order[:142]), test.rows(order[142:162])
+    with global_seed(0, "paper probe"):
+        start = torch.nn.Linear(64, 10)
+    weight, bias = (part.detach().double().numpy().copy() for part in (start.weight, start.bias))
+
+    def loss(split: Labelled) -> float:
+        logits = split.features @ weight.T + bias
+        return (scipy.special.logsumexp(logits, axis=1) - logits[np.arange(len(logits)), split.labels]).mean()
+
+    best = (float("inf"), weight, bias)
+    for epoch in range(50):
+        for rows in torch.randperm(142, generator=generator(0, "paper probe", epoch)).split(32):
+            x, y = train.features[rows.numpy()].astype(np.float64), train.labels[rows.numpy()]
+            slope = (scipy.special.softmax(x @ weight.T + bias, axis=1) - np.eye(10)[y]) / len(y)
+            weight, bias = weight - 1e-3 * slope.T @ x, bias - 1e-3 * slope.sum(0)
+        if loss(val) < best[0]:
+            best = (loss(val), weight, bias)
+    np.testing.assert_allclose(fit.probe.weight, best[1], atol=1e-5)
+    np.testing.assert_allclose(fit.probe.bias, best[2], atol=1e-5)
+    np.testing.assert_allclose(fit.probe.logits(test.features), test.features @ best[1].T + best[2], atol=1e-4)
+
+
+def test_evaluation_reports_the_test_split(labelled):
+    train, val, test = labelled(0, 300), labelled(300, 400), labelled(400, 600)
+    evaluation = evaluate_probes(train, val, test, RECIPE, num_classes=10, seed=0)
+    assert evaluation.tested is test
+    chosen = converged_probe(train, val, RECIPE.strengths, 10)
+    expected = score(chosen.probe.logits(test.features), test.labels)
+    few = [
+        score(
+            converged_probe(train.rows(rows), val, RECIPE.strengths, 10, statistics=train).probe.logits(test.features),
+            test.labels,
+        )["top1"]
+        for rows in few_label_draws(train.labels, 3, 4, seed=0)
+    ]
+    expected |= {"val_top1": chosen.val_top1, "strength": chosen.strength}
+    expected |= {"few3": sum(few) / 4, "few3_std": (sum((x - sum(few) / 4) ** 2 for x in few) / 3) ** 0.5}
+    assert evaluation.scores == pytest.approx(expected)
+    assert evaluation.scores["top1"] > evaluation.scores["few3"] > 0.3
+    assert evaluate_probes(train, val, test, RECIPE, num_classes=10, seed=0).scores == evaluation.scores
+
+
+def test_evaluation_under_the_papers_protocol(labelled):
+    train, val, test = labelled(0, 300), labelled(300, 400), labelled(400, 600)
+    recipe = Probe(protocol="paper", strengths=[0.01], few_labels=0, few_draws=1)
+    evaluation = evaluate_probes(train, val, test, recipe, num_classes=10, seed=0)
+    assert len(evaluation.tested.labels) == 40
+    assert set(evaluation.scores) == {
+        *("top1", "top5", "macro_precision", "macro_recall", "macro_f1", "val_top1", "top1_converged")
+    }
+    converged = converged_probe(train, val, [0.01], 10)
+    assert evaluation.scores["top1_converged"] == score(converged.probe.logits(test.features), test.labels)["top1"]
+    assert evaluation.scores["top1"] < evaluation.scores["top1_converged"]  # it does not converge
+
+
+def test_one_draw_has_no_deviation(labelled):
+    train, val = labelled(0, 200), labelled(200, 300)
+    recipe = Probe(protocol="converged", strengths=[0.01], few_labels=2, few_draws=1)
+    assert evaluate_probes(train, val, val, recipe, num_classes=10, seed=0).scores["few2_std"] == 0.0
