@@ -78,8 +78,8 @@ def use_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9, the pin of other than x86_64, has none
-    return bool(capabilities.get("avx512_bf16", False))
+    # torch 2.9, the pin of other machines than x86_64, has no such function
+    return hasattr(torch.cpu, "get_capabilities") and torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 def train_simclr(
