@@ -82,7 +82,7 @@ def draw(views: Views, sizes: Tensor, generator: torch.Generator) -> Draw:
     strength = torch.tensor([views.brightness, views.contrast, views.saturation, views.hue])
     factors = torch.where(jittered[:, None], NEUTRAL + strength * uniform(-1, 1, 4), NEUTRAL)
     grey, blurred = coin(views.grey), coin(views.blur)
-    return Draw(box, angle, flip, order, factors, grey, blurred, uniform(*views.blur_sigma))
+    return Draw(box, angle, flip, order, factors, grey, blurred, uniform(views.blur_sigma[0], views.blur_sigma[1]))
 
 
 def _crop_boxes(views: Views, sizes: Tensor, generator: torch.Generator, attempts: int = 10) -> Tensor:
