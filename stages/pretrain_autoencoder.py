@@ -31,7 +31,7 @@ def main(dataset: str, init: str, dim: int) -> None:
     data = load_prepared(dataset, params, pick_device(params.device))
     features = num_features(params.backbone)
     # these say whether a layer is needed and how wide, not how it is trained
-    code = artifacts.code_digest(STAGE, leave_out=("projector.py", "backbone.py", "convolution.py", f"{STAGE}.py"))
+    code = artifacts.code_digest(STAGE, leave_out=("projector.py", "backbone.py", "convolution.py"))
     key = artifacts.digest(data.meta["hash"], params.raw["autoencoder"], params.seed, features, dim, code)
     # the layer depends on neither init nor head: one training serves them all, and workers that run at once
     with tracking.stage_run(STAGE, dataset, params) as run, artifacts.shared_result(STAGE, key) as shared:
