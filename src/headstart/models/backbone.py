@@ -48,13 +48,13 @@ class Backbone:
     weights: str
 
 
-def check_image_size(backbone: Backbone, image_size: int) -> None:
-    """Raise UserError where the third of the four stages has no pixel of its own (a ResNet runs on any size)."""
+def check_image_size(backbone: Backbone, image_size: int, key: str = "data.<dataset>.image_size") -> None:
+    """Raise UserError, naming `key`, where the third of the four stages has no pixel of its own (it runs on any size)."""
     least = STEM_REDUCTION[backbone.stem] * 4
     if image_size < least:
         smaller = [stem for stem, factor in STEM_REDUCTION.items() if factor < STEM_REDUCTION[backbone.stem]]
         raise UserError(
-            f"params.yaml: image_size {image_size} is too small for backbone.stem {backbone.stem}: at least {least}"
+            f"params.yaml: {key}: {image_size} is too small for backbone.stem {backbone.stem}: must be at least {least}"
             + (f", or choose stem {' or '.join(smaller)}" if smaller else "")
         )
 

@@ -20,7 +20,7 @@ from headstart.errors import UserError
 from headstart.evaluation.probe import Probe
 from headstart.knobs import OneOf, Range, nearest
 from headstart.models.autoencoder import AUTOENCODERS
-from headstart.models.backbone import Backbone
+from headstart.models.backbone import Backbone, check_image_size
 from headstart.models.projector import Projector
 from headstart.training.contrastive import SimCLR
 from headstart.training.reconstruction import Reconstruction
@@ -101,7 +101,10 @@ class Params:
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Return the validated parameters; raises UserError with one line for the first thing that is wrong."""
     tree = _read_yaml(path)
-    recipe = tree.get("recipe")
+    for key in ("recipe", "data"):
+        if key not in tree:
+            raise UserError(f"params.yaml: {key}: missing key")
+    recipe = tree["recipe"]
     try:
         OneOf(RECIPES).check(recipe)
     except ValueError as error:
@@ -112,6 +115,10 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     if not isinstance(rows, dict):
         raise UserError(_line("data", rows, "must be a mapping"))
     option_names = DataOptions.__dataclass_fields__
+    for key, value in rows.items():
+        if key not in option_names and not isinstance(value, dict):
+            allowed = f"must be a mapping (a dataset's row); options here: {', '.join(option_names)}"
+            raise UserError(_line(f"data.{key}", value, f"{allowed}{nearest(str(key), option_names)}"))
     sections["options"] = {key: value for key, value in rows.items() if key in option_names}
     sections["data"] = {key: value for key, value in rows.items() if key not in option_names}
     try:
@@ -137,10 +144,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?!{_INT
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.load(path.read_text(), Loader=_Loader)
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; run from the repository's root") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: must be a mapping of sections")
@@ -230,7 +237,7 @@ def _check_references(params: Params) -> None:
     if len(set(params.datasets)) != len(params.datasets):
         raise UserError(_line("datasets", params.datasets, "must not name a dataset twice"))
     for name in params.datasets:
-        params.dataset(name)
+        check_image_size(params.backbone, params.dataset(name).image_size, f"data.{name}.image_size")
     for name, row in params.data.items():
         if row.views not in params.views:
             allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
