@@ -1,0 +1,349 @@
+"""params.yaml as committed, under both recipes, and every way to get it wrong."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from headstart.errors import UserError
+from headstart.run.params import Params, load_params
+
+COMMITTED = Path(__file__).parents[2] / "params.yaml"
+ABSENT = object()
+
+
+@pytest.fixture(scope="module")
+def tree() -> dict[str, Any]:
+    return yaml.safe_load(COMMITTED.read_text())
+
+
+@pytest.fixture
+def edited(tree, tmp_path):
+    """`edited({"simclr.epochs": 5})`: the committed file with those keys set, or removed where ABSENT."""
+
+    def write(changes: dict[str, Any]) -> Path:
+        changed = copy.deepcopy(tree)
+        for key, value in changes.items():
+            *sections, name = key.split(".")
+            node = changed
+            for section in sections:
+                node = node[section]
+            if value is ABSENT:
+                del node[name]
+            else:
+                node[name] = value
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(changed, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def loaded(edited):
+    return lambda **changes: load_params(edited({key.replace("__", "."): value for key, value in changes.items()}))
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        load_params(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message
+    return message
+
+
+# --- what it says ---
+
+
+def test_committed_file_is_the_digits_default():
+    params = load_params(COMMITTED)
+    assert (params.datasets, params.recipe, params.seed) == (["digits"], "default", 0)
+    assert params.dataset("digits").kind == "digits"
+    assert params.views_of("digits") is params.views["digits"]
+    assert params.views_of("digits").flip == 0  # a mirrored 2 is no 2
+    assert params.backbone.weights == "none"
+
+
+PAPER_ROWS = {  # DESIGN.md, section 3: image size, batch size
+    "imagenette": (128, 392),
+    "stl10": (96, 500),
+    "cifar10": (32, 1280),
+    "fgvc_aircraft": (128, 666),
+    "cifar100": (32, 1280),
+}
+
+
+@pytest.mark.parametrize("dataset", PAPER_ROWS)
+def test_paper_recipe_is_the_papers_protocol(loaded, dataset):
+    params = loaded(recipe="paper", datasets=[dataset])
+    row, views = params.dataset(dataset), params.views_of(dataset)
+    assert (row.image_size, row.batch_size) == PAPER_ROWS[dataset]
+    assert (views.crop_scale, views.crop_ratio) == ([0.08, 1.0], pytest.approx([3 / 4, 4 / 3]))
+    assert (views.rotate, views.flip, views.grey) == (0, 0.5, 0.2)
+    assert (views.jitter, views.brightness, views.contrast, views.saturation, views.hue) == (0.8, 0.8, 0.8, 0.8, 0.2)
+    assert (views.blur, views.blur_kernel, views.blur_sigma) == (0.5, 0.1, [0.1, 2.0])
+    assert (params.backbone.arch, params.backbone.stem, params.backbone.weights) == (
+        *("resnet34", "imagenet", "imagenet1k"),
+    )
+    simclr = params.simclr
+    assert (simclr.epochs, simclr.temperature, simclr.learning_rate) == (150, 0.5, 0.3)
+    assert (simclr.momentum, simclr.weight_decay) == (0.9, 1e-5)
+    assert (simclr.schedule, simclr.warmup_epochs, simclr.final_lr) == ("cosine_per_epoch", 0, 1 / 50)
+    ae = params.autoencoder
+    assert (ae.arch, ae.epochs, ae.batch_size, ae.learning_rate) == ("mlp", 100, 100, 1e-4)
+    assert (ae.factor, ae.patience) == (0.5, 10)
+    assert (params.probe.protocol, params.options.val_fraction) == ("paper", 0.1)
+
+
+def test_every_dataset_is_valid_under_both_recipes(loaded, tree):
+    names = [name for name, row in tree["data"].items() if isinstance(row, dict)]
+    assert {*PAPER_ROWS, "digits", "mine"} <= set(names)
+    for recipe in ("default", "paper"):
+        big_enough = [name for name in names if recipe == "default" or name != "digits"]  # 8 px bear no 7x7 stem
+        assert loaded(recipe=recipe, datasets=big_enough).datasets == big_enough
+
+
+def test_recipe_chooses_and_a_plain_value_holds_under_both(loaded):
+    both = {recipe: {"recipe": recipe, "datasets": ["cifar10"]} for recipe in ("default", "paper")}
+    assert [loaded(**chosen).backbone.arch for chosen in both.values()] == ["resnet18", "resnet34"]
+    assert [loaded(**chosen, simclr__epochs=7).simclr.epochs for chosen in both.values()] == [7, 7]
+    per_recipe = {"default": 0.1, "paper": 0.4}
+    assert [loaded(**chosen, simclr__temperature=per_recipe).simclr.temperature for chosen in both.values()] == [
+        0.1,
+        0.4,
+    ]
+
+
+def test_raw_is_the_resolved_file(loaded, tree):
+    raw = loaded(recipe="paper", datasets=["cifar10"]).raw
+    assert raw.keys() == tree.keys()
+    assert raw["backbone"]["arch"] == "resnet34"
+    assert raw["data"]["cifar10"]["batch_size"] == 1280
+    assert raw["projector"] == tree["projector"]
+
+
+@pytest.mark.parametrize("text", ["1e-05", "1E-5", "1.0e-5", "0.00001", ".00001", "+1e-5"])
+def test_floats_as_dvc_writes_them(tmp_path, tree, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        yaml.safe_dump({**tree, "simclr": {**tree["simclr"], "weight_decay": "HERE"}}).replace("HERE", text)
+    )
+    assert load_params(path).simclr.weight_decay == 1e-5
+
+
+def test_what_dvc_dumps_is_read_back_the_same(edited):
+    """DVC rewrites the file with its own dumper on -S: ruamel, 1e-05 for 0.00001, null as nothing."""
+    from dvc.utils.serialize import dump_yaml, load_yaml
+
+    path = edited({"recipe": "paper", "datasets": ["cifar10"]})
+    before = load_params(path)
+    dump_yaml(path, load_yaml(path))
+    assert load_params(path) == before
+
+
+def test_values_keep_their_types(loaded):
+    params = loaded(simclr__learning_rate=1, projector__freeze=True, data__stored_size=64)
+    assert params.simclr.learning_rate == 1
+    assert params.projector.freeze is True
+    assert loaded(projector__freeze="auto").projector.frozen
+    assert not loaded(projector__init="random").projector.frozen
+    assert params.options.stored_size == 64
+    assert loaded(data__stored_size=None).options.stored_size is None
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_devices(loaded, device):
+    assert loaded(device=device).device == device
+
+
+def test_dataset_that_is_not_known_later(loaded):
+    params = loaded()
+    assert isinstance(params, Params)
+    with pytest.raises(UserError, match=r"'cifar11' must be one of digits, .*\(nearest: cifar10\)"):
+        params.dataset("cifar11")
+
+
+# --- what it refuses: key, value, what the line must say ---
+
+WRONG_TYPES = [
+    ("simclr.epochs", "ten", "must be an integer"),
+    ("simclr.epochs", 1.5, "must be an integer"),
+    ("simclr.epochs", True, "must be an integer"),
+    ("simclr.epochs", None, "must be an integer"),
+    ("simclr.epochs", [3], "must be an integer"),
+    ("simclr.learning_rate", "fast", "must be a number"),
+    ("seed", "0", "must be an integer"),
+    ("projector", 3, "must be a mapping"),
+    ("projector.hidden_dim", "128", "must be an integer"),
+    ("projector.freeze", "maybe", "must be a boolean or 'auto'"),
+    ("projector.freeze", 1, "must be a boolean or 'auto'"),
+    ("backbone.weights", 5, "must be a string"),
+    ("datasets", "digits", "must be a list"),
+    ("datasets", None, "must be a list"),
+    ("tracking.enabled", "yes", "must be a boolean"),
+    ("views.digits", 0.5, "must be a mapping"),
+    ("views.digits.crop_scale", 0.5, "must be a list"),
+    ("probe.strengths", 0.1, "must be a list"),
+    ("data", 7, "must be a mapping"),
+    ("data.digits", 7, "must be a mapping"),
+    ("data.digits.path", 7, "must be a string"),
+    ("data.standardize", "no", "must be a boolean"),
+    ("data.stored_size", "large", "must be an integer"),
+]
+OUT_OF_RANGE = [
+    ("seed", -1, "must be at least 0"),
+    ("projector.hidden_dim", 0, "must be at least 1 and at most 65536"),
+    ("projector.out_dim", 10**6, "must be at least 1 and at most 65536"),
+    ("simclr.epochs", 0, "must be at least 1"),
+    ("simclr.temperature", 0, "must be above 0"),
+    ("simclr.learning_rate", -0.1, "must be above 0"),
+    ("simclr.learning_rate", float("inf"), "must be a finite number"),
+    ("simclr.learning_rate", float("nan"), "must be a finite number"),
+    ("simclr.momentum", 1.5, "must be at least 0 and at most 1"),
+    ("simclr.weight_decay", -1e-05, "must be at least 0"),
+    ("simclr.warmup_epochs", -1, "must be at least 0"),
+    ("simclr.final_lr", 2.0, "must be at least 0 and at most 1"),
+    ("autoencoder.batch_size", 0, "must be at least 1"),
+    ("autoencoder.factor", 0, "must be above 0 and at most 1"),
+    ("autoencoder.patience", -1, "must be at least 0"),
+    ("probe.few_labels", -1, "must be at least 0"),
+    ("probe.few_draws", 0, "must be at least 1"),
+    ("probe.strengths", [], "must hold at least one number"),
+    ("views.digits.crop_scale", [0.9, 0.1], "must be a pair [low, high] with low <= high"),
+    ("views.digits.crop_scale", [0.1, 0.5, 0.9], "must be a pair [low, high]"),
+    ("views.digits.crop_scale", [], "must be a pair [low, high]"),
+    ("views.digits.crop_scale", [0.0, 1.0], "each above 0 and at most 1"),
+    ("views.digits.crop_scale", [0.1, 1.5], "each above 0 and at most 1"),
+    ("views.digits.flip", 1.1, "must be at least 0 and at most 1"),
+    ("views.digits.hue", 0.6, "must be at least 0 and at most 0.5"),
+    ("views.digits.rotate", 200, "must be at least 0 and at most 180"),
+    ("data.val_fraction", 0.6, "must be above 0 and at most 0.5"),
+    ("data.val_fraction", 0, "must be above 0 and at most 0.5"),
+    ("data.digits.image_size", 2, "must be at least 4"),
+    ("data.cifar10.batch_size", 1, "must be at least 2"),
+    ("data.stored_size", 1, "must be at least 4"),
+    ("data.digits.image_size", 7, "is too small for backbone.stem stride2: must be at least 8, or choose stem cifar"),
+    ("datasets", [], "must name at least one dataset"),
+    ("datasets", ["digits", "digits"], "must not name a dataset twice"),
+]
+UNKNOWN_CHOICES = [
+    ("recipe", "papr", "must be one of default, paper (nearest: paper)"),
+    ("projector.init", "autoencodr", "autoencoder_permuted, orthogonal (nearest: autoencoder)"),
+    ("projector.activation", "relu6", "leaky_relu, sigmoid, tanh, identity (nearest: relu)"),
+    ("backbone.arch", "resnet-34", "(nearest: resnet34)"),
+    ("backbone.stem", "stride", "must be one of imagenet, cifar, stride2 (nearest: stride2)"),
+    ("simclr.schedule", "cosin", "must be one of cosine, cosine_per_epoch, constant (nearest: cosine)"),
+    ("simclr.precision", "fp16", "must be 'auto', 'fp32' or 'bf16'"),
+    ("autoencoder.arch", "mpl", "must be one of mlp (nearest: mlp)"),
+    ("probe.protocol", "papers", "must be 'converged' or 'paper'"),
+    ("data.digits.kind", "image_archiv", "(nearest: image_archive)"),
+    ("data.digits.views", "digit", "must be one of digits, mild, simclr (nearest: digits)"),
+    ("device", "gpu", "must be auto, cpu, cuda or cuda:N"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "says"), [*WRONG_TYPES, *OUT_OF_RANGE, *UNKNOWN_CHOICES])
+def test_wrong_value_is_one_line_with_file_key_value_and_what_is_allowed(edited, key, value, says):
+    message = refused(edited({key: value}))
+    assert message.startswith(f"params.yaml: {key}: {value!r} ")
+    assert says in message
+    assert message.count("must be") <= 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "item", "says"),
+    [
+        ("datasets", ["digits", 3], "datasets.1: 3", "must be a string"),
+        ("probe.strengths", [0.1, "much"], "probe.strengths.1: 'much'", "must be a number"),
+        ("probe.strengths", [0.1, 0], "probe.strengths.1: 0", "must be above 0"),
+        ("views.digits.crop_scale", [0.1, "1"], "views.digits.crop_scale.1: '1'", "must be a number"),
+    ],
+)
+def test_wrong_item_of_a_list_is_named(edited, key, value, item, says):
+    message = refused(edited({key: value}))
+    assert message.startswith(f"params.yaml: {item} ")
+    assert says in message
+
+
+def test_active_dataset_without_a_row(edited):
+    message = refused(edited({"datasets": ["digits", "cifar11"]}))
+    assert message.startswith("params.yaml: datasets: 'cifar11' must be one of digits, mine, ")
+    assert message.endswith("(nearest: cifar10)")
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest", "allowed"),
+    [
+        ("projektor", "projector", "datasets, recipe, seed"),
+        ("simclr.epoch", "epochs", "temperature"),
+        ("projector.hidden_dims", "hidden_dim", "out_dim"),
+        ("backbone.stems", "stem", "weights"),
+        ("autoencoder.learn_rate", "learning_rate", "patience"),
+        ("probe.strength", "strengths", "few_labels"),
+        ("tracking.enable", "enabled", "experiment"),
+        ("views.digits.crop", "crop_scale", "blur_sigma"),
+        ("data.cifar10.batchsize", "batch_size", "image_size"),
+    ],
+)
+def test_unknown_key_is_one_line_with_the_nearest_and_the_allowed(edited, key, nearest, allowed):
+    message = refused(edited({key: 1}))
+    assert message.startswith(f"params.yaml: {key}: unknown key (nearest: {nearest}); allowed here: ")
+    assert allowed in message
+
+
+def test_unknown_data_option_is_told_from_a_dataset(edited):
+    message = refused(edited({"data.standardise": True}))
+    assert message.startswith("params.yaml: data.standardise: ")
+    assert "standardize" in message
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("seed", "projector", "simclr.epochs", "projector.freeze", "backbone.weights", "autoencoder.arch"),
+        *("probe.strengths", "views.digits.flip", "data.standardize", "data.digits.kind", "data.digits.path", "recipe"),
+        *("tracking", "datasets", "views", "data"),
+    ],
+)
+def test_missing_key_is_one_line(edited, key):
+    assert refused(edited({key: ABSENT})) == f"params.yaml: {key}: missing key"
+
+
+@pytest.mark.parametrize("value", [{"default": 3}, {"default": 3, "paper": 5, "other": 7}, {"paper": 5}])
+def test_value_per_recipe_needs_both(edited, value):
+    message = refused(edited({"simclr.epochs": value}))
+    assert message == f"params.yaml: simclr.epochs: {value!r} a value per recipe needs exactly the keys default, paper"
+
+
+def test_wrong_value_of_the_other_recipe_waits_for_it(edited):
+    changes = {"simclr.epochs": {"default": 3, "paper": "many"}}
+    assert load_params(edited(changes)).simclr.epochs == 3
+    assert "simclr.epochs: 'many'" in refused(edited({**changes, "recipe": "paper"}))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"simclr: [1, 2\nseed: 0\n", "not valid YAML"),
+        (b"seed: 0\n\tx: 1\n", "not valid YAML"),
+        (b"- 1\n- 2\n", "must be a mapping of sections"),
+        (b"", "must be a mapping of sections"),
+        (b"seed: \xff\xfe\n", "not valid YAML"),
+        (b"seed: \x00\n", "not valid YAML"),
+    ],
+)
+def test_file_that_is_no_mapping(tmp_path, content, says):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    message = refused(path)
+    assert str(path) in message
+    assert says in message
+
+
+def test_file_that_is_not_there(tmp_path):
+    message = refused(tmp_path / "params.yaml")
+    assert "No such file" in message
+    assert "repository's root" in message
