@@ -1,5 +1,6 @@
 # Each target sets up .venv from the exact pins of requirements.txt if it is missing or older than them.
 PYTHON ?= python3
+PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -24,7 +25,8 @@ lint: .venv/.ready
 	mypy
 
 ui: .venv/.ready
-	mlflow ui
+	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port $(PORT) \
+	  --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
 
 .venv/.ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Headstart needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }

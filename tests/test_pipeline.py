@@ -22,7 +22,9 @@ def environment(**extra: str) -> dict[str, str]:
     """The tests' own environment, without what the caller's would change."""
     dropped = ("MLFLOW_", "DVC_", "HEADSTART_", "GIT_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
-    identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    identity = {
+        f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
     return {**env, **identity, "PATH": f"{BIN}:{env['PATH']}", "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", **extra}
 
 
@@ -167,10 +169,14 @@ def test_a_queue_of_four_loses_nothing_and_runs_the_code_as_queued(tracked):
     heads = [entry["revs"][0]["data"] for entry in experiments]
     done = {head["params"]["params.yaml"]["data"]["projector"]["activation"]: head for head in heads}
     assert set(done) == {"relu", "silu", "sigmoid", "tanh"}
-    top1 = {name: head["metrics"]["metrics/metrics.json"]["data"]["train_loss"]["digits"] for name, head in done.items()}
+    top1 = {
+        name: head["metrics"]["metrics/metrics.json"]["data"]["train_loss"]["digits"] for name, head in done.items()
+    }
     assert len(set(top1.values())) == 4, "each experiment trained with its own activation"
     with sqlite3.connect(tracked / "mlflow.db") as store:
-        query = "select r.run_uuid, p.value from runs r join params p using (run_uuid) where p.key = 'projector.activation'"
+        query = (
+            "select r.run_uuid, p.value from runs r join params p using (run_uuid) where p.key = 'projector.activation'"
+        )
         children = "select run_uuid from tags where key = 'mlflow.parentRunId'"
         parents = store.execute(f"{query} and r.run_uuid not in ({children})").fetchall()
     assert sorted(value for _, value in parents) == ["relu", "relu", "sigmoid", "silu", "tanh"]
@@ -190,7 +196,9 @@ def wait_for_queue(folder: Path, number: int, seconds: float = 300) -> None:
 def test_outs_are_the_same_with_tracking_on_off_and_dead(tracked, workspace):
     files = outs(tracked)
     assert outs(workspace) == files
-    dead = run(tracked, "python", "-m", "stages.train_simclr", "--dataset", "digits", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    dead = run(
+        tracked, "python", "-m", "stages.train_simclr", "--dataset", "digits", MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+    )
     assert dead.stderr.count("\n") == 1 and "tracking" in dead.stderr.lower()
     assert outs(tracked) == files
     run(tracked, "dvc", "checkout", "--force")
