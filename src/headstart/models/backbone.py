@@ -49,7 +49,7 @@ class Backbone:
 
 
 def check_image_size(backbone: Backbone, image_size: int, key: str = "data.<dataset>.image_size") -> None:
-    """Raise UserError, naming `key`, where the third of the four stages has no pixel of its own (it runs on any size)."""
+    """Raise UserError, naming `key`, where the third of the four stages has no pixel of its own (it runs on any)."""
     least = STEM_REDUCTION[backbone.stem] * 4
     if image_size < least:
         smaller = [stem for stem, factor in STEM_REDUCTION.items() if factor < STEM_REDUCTION[backbone.stem]]
