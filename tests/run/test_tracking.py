@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+from headstart.errors import UserError
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.run import guard, tracking
 from headstart.run.params import Params, load_params
@@ -178,7 +179,8 @@ def test_a_short_stage_costs_no_connection_and_track_delivers_it(place, params, 
     assert not (place / "mlflow.db").exists() and ended - started < 1
     time.sleep(0.5)
     tracking.complete(params, {}, [])
-    (child,) = Store(place).children()
+    (parent,), (child,) = Store(place).parents(), Store(place).children()
+    assert parent.info.start_time == child.info.start_time
     assert (child.info.run_name, child.data.metrics) == ("prepare digits", {"seconds": 1.5})
     assert started - 0.01 <= child.info.start_time / 1000 <= child.info.end_time / 1000 <= ended + 0.01
     assert not list((place / ".cache" / "tracking").rglob("*.json"))
@@ -256,6 +258,14 @@ def test_failure_is_marked_and_going_on_continues_the_same_run(place, params):
     assert store.curve(again, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
 
 
+def test_a_mistake_told_at_once_does_not_wait_for_mlflow(place, params, monkeypatch):
+    monkeypatch.setattr(guard, "PATIENCE_SECONDS", 30.0)
+    (place / "mlflow.db").unlink()
+    with pytest.raises(UserError), tracking.stage_run("prepare", "digits", params):
+        raise UserError("data/x.zip: no such file")
+    assert not (place / "mlflow.db").exists()
+
+
 def test_interrupted_run_is_killed_not_failed(place, params):
     with pytest.raises(KeyboardInterrupt), tracking.stage_run("train_simclr", "digits", params):
         raise KeyboardInterrupt
@@ -273,7 +283,8 @@ def processes():
 def worker(place: Path, params: Params, dataset: str, steps: range, end: str) -> None:
     os.environ["DVC_ROOT"] = str(place)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    guard.PATIENCE_SECONDS = guard.FLUSH_SECONDS = guard.PACE = 0.0
+    guard.PATIENCE_SECONDS = guard.PACE = 0.0
+    guard.FLUSH_SECONDS = 0.1 if end != "kill" else 0.0
     sys.stderr = (place / f"{dataset}.err").open("w")
     if end == "full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

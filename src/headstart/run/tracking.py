@@ -22,6 +22,7 @@ import filelock
 import torch
 from torch import Tensor, nn
 
+from headstart.errors import UserError
 from headstart.run import artifacts, guard, paths, provenance
 from headstart.run.params import Params
 from headstart.run.record import Record, leaves, now, saved, texts
@@ -101,14 +102,16 @@ class StageRun:
             work = partial(self._mirror.send_model, self._record.run_id, module, example_batch)
             self._mirror.attempt(work, UPLOAD_SECONDS, alone=False)  # exporting takes seconds, other workers go on
 
-    def close(self, status: str, reason: str = "") -> None:
+    def close(self, status: str, error: BaseException | None = None) -> None:
         """End the record; it waits in a file where the stage was short or MLflow does not answer."""
         if self._mirror is None:
             return
         self._record.status, self._record.ended = status, now()
-        if reason:
-            self._record.tags[ERROR] = reason[:500]
-        short = status == "FINISHED" and not self._mirror.guard.tried and not self._mirror.guard.due()
+        if error is not None:
+            self._record.tags[ERROR] = f"{type(error).__name__}: {error}"[:500]
+        # Who is told of a mistake need not wait for MLflow either.
+        brief = error is None or isinstance(error, UserError)
+        short = brief and not self._mirror.guard.tried and not self._mirror.guard.due()
         if short or not self._mirror.attempt(self._send, UPLOAD_SECONDS):
             self._mirror.keep(self._record)
 
@@ -131,7 +134,7 @@ def stage_run(stage: str, dataset: str, params: Params) -> Iterator[StageRun]:
     try:
         yield run
     except BaseException as error:
-        run.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", f"{type(error).__name__}: {error}")
+        run.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
         raise
     run.close("FINISHED")
 
@@ -168,6 +171,7 @@ class _Mirror:
         self.guard = guard.Guard("MLflow")
         self.client: Any = None
         self.experiment_id = self.parent_id = ""
+        self.started = now()
         self.told: dict[tuple[str, str], set[int]] = {}
 
     def attempt(self, work: Callable[[], None], seconds: float, alone: bool = True) -> bool:
@@ -197,9 +201,10 @@ class _Mirror:
         from mlflow.tracking import MlflowClient
 
         self.client = MlflowClient(self.uri)
+        waiting = saved(self.waiting)
         self.experiment_id = self._find_experiment()
-        self.parent_id = self._find_parent()
-        for file, record in saved(self.waiting):
+        self.parent_id = self._find_parent(min([self.started, *(record.started for _, record in waiting)]))
+        for file, record in waiting:
             try:
                 self.send(record)
             except MlflowException as error:
@@ -217,12 +222,12 @@ class _Mirror:
         folder = None if served else (paths.main_workspace() / "mlartifacts").as_uri()
         return self.client.create_experiment(self.experiment, artifact_location=folder)
 
-    def _find_parent(self) -> str:
+    def _find_parent(self, started: int) -> str:
         found = self.client.search_runs([self.experiment_id], f"tags.`{PARENT}` = '{self.key}'", max_results=1)
         if found:
             return found[0].info.run_id
         tags = {**self.tags, PARENT: self.key, SOURCE: "dvc.yaml", COMMIT: self.tags.get("git_commit", "")}
-        return self.client.create_run(self.experiment_id, run_name=self.name, tags=tags).info.run_id
+        return self.client.create_run(self.experiment_id, started, tags, self.name).info.run_id
 
     def _children(self) -> list[Any]:
         """All children, the latest first."""
