@@ -25,8 +25,9 @@ lint: .venv/.ready
 	mypy
 
 ui: .venv/.ready
-	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port $(PORT) \
-	  --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+	@test -f mlflow.db || { echo "No runs here yet: make repro"; exit 1; }
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(PORT) \
+	  --workers 1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlartifacts
 
 .venv/.ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Headstart needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }

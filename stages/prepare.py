@@ -3,7 +3,7 @@
 from headstart.data.pack import Packing, pack
 from headstart.data.table import KINDS
 from headstart.errors import UserError
-from headstart.run import paths
+from headstart.run import paths, tracking
 from headstart.run.artifacts import missing, write_folder, write_json
 from headstart.run.params import load_params
 from headstart.run.stage import progress, run_stage, say
@@ -30,10 +30,11 @@ def main(dataset: str) -> None:
         params.seed,
         options.skip_unreadable,
     )
-    with write_folder(paths.prepared(dataset)) as folder:
+    with tracking.stage_run("prepare", dataset, params) as run, write_folder(paths.prepared(dataset)) as folder:
         with progress(len(listing.names), f"prepare {dataset}", "image") as bar:
             meta = pack(listing, folder, packing, bar.update)
         write_json(folder / "meta.json", {"dataset": dataset, "kind": row.kind, **meta})
+        run.log_dataset(dataset, meta)
     if skipped := meta["skipped"]:
         say(f"{dataset}: skipped {len(skipped)} unreadable images, listed in {paths.prepared(dataset) / 'meta.json'}")
     counts = ", ".join(f"{count} {split}" for split, count in meta["num_images"].items())
