@@ -5,7 +5,7 @@ from pathlib import Path
 from headstart.data.download import num_bytes
 from headstart.data.table import KINDS
 from headstart.errors import UserError
-from headstart.run import paths
+from headstart.run import paths, tracking
 from headstart.run.artifacts import write_folder
 from headstart.run.params import Dataset, load_params
 from headstart.run.stage import progress, run_stage, say
@@ -13,12 +13,17 @@ from headstart.run.stage import progress, run_stage, say
 
 def main(dataset: str) -> None:
     """Fetch the source of one dataset."""
-    row = load_params().dataset(dataset)
+    params = load_params()
+    row = params.dataset(dataset)
     kind = KINDS[row.kind]
     source = find_source(dataset, row) if kind.needs_path else None
     size = num_bytes(source) if source else 0
     try:
-        with write_folder(paths.raw(dataset)) as folder, progress(size, f"fetch {dataset}", "B") as bar:
+        with (
+            tracking.stage_run("download", dataset, params),
+            write_folder(paths.raw(dataset)) as folder,
+            progress(size, f"fetch {dataset}", "B") as bar,
+        ):
             kind.fetch(source, folder, bar.update)
     except OSError as error:
         raise UserError(f"{dataset}: {error}") from None
