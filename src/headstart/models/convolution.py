@@ -28,16 +28,15 @@ class SmallMapConv2d(nn.Conv2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return what nn.Conv2d returns, up to rounding."""
         if x_BCHW.device.type == "cpu" and x_BCHW.shape[-1] == x_BCHW.shape[-2] <= 2:
-            size, stride, padding = x_BCHW.shape[-1], self.stride[0], int(self.padding[0])
-            if covers(size, self.kernel_size[0], stride, padding):
-                return dense_convolution(x_BCHW, self.weight, stride, padding)
+            size, padding = x_BCHW.shape[-1], int(self.padding[0])
+            if covers(size, self.kernel_size[0], padding):
+                return dense_convolution(x_BCHW, self.weight, self.stride[0], padding)
         return super().forward(x_BCHW)
 
 
-def covers(size: int, kernel: int, stride: int, padding: int) -> bool:
-    """Return whether each output pixel of a square map sees each input pixel."""
-    last = ((size + 2 * padding - kernel) // stride) * stride
-    return padding - last >= 0 and padding + size <= kernel
+def covers(size: int, kernel: int, padding: int) -> bool:
+    """Return whether each output pixel of a square map sees each input pixel, whatever the stride."""
+    return padding + size <= kernel
 
 
 def dense_convolution(x_BCHW: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
