@@ -291,7 +291,18 @@ def test_crop_boxes_are_distributed_as_torchvisions(views_of, size, scale):
         assert test.pvalue > ALMOST_NEVER, name
 
 
-@pytest.mark.parametrize("size", [(10, 200), (201, 10), (9, 100), (100, 9), (7, 8), (53, 40)])
+def test_crops_lie_anywhere_in_the_image(views_of):
+    """Of the slack + 1 places that a crop can begin at, each is as likely, the first and the last included."""
+    boxes = drawn(views_of(crop_scale=[0.08, 1.0], crop_ratio=[3 / 4, 4 / 3]), 4000, size=(48, 64)).box
+    boxes = (boxes * torch.tensor([48, 64, 48, 64])).round().numpy()
+    within = np.random.default_rng(0).random((4000, 2))  # spreads each whole place over its share of [0, 1]
+    places = (boxes[:, :2] + within) / (np.array([48, 64]) - boxes[:, 2:] + 1)
+    for places_along in places.T:
+        assert scipy.stats.kstest(places_along, "uniform").pvalue > ALMOST_NEVER
+        assert places_along.max() > 0.998
+
+
+@pytest.mark.parametrize("size", [(10, 200), (200, 10), (9, 100), (100, 9), (7, 8), (53, 40)])
 def test_crop_that_cannot_be_drawn_falls_back_as_torchvisions(views_of, size):
     scale, ratio = (0.999, 1.0), (3 / 4, 4 / 3)
     ours = drawn(views_of(crop_scale=list(scale), crop_ratio=list(ratio)), 1, size=size).box[0] * torch.tensor(size * 2)

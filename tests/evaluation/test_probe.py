@@ -124,6 +124,7 @@ def test_class_without_training_rows_is_never_predicted(labelled):
     logits = fit.probe.logits(val.features)
     assert logits.shape == (len(val.labels), 10)
     assert set(logits.argmax(1)) == {1, 2, 3, 5, 6, 7, 8}
+    assert logits[:, [0, 4, 9]].max() < logits[:, [1, 2, 3, 5, 6, 7, 8]].min()
     assert score(logits, val.labels)["top1"] == fit.val_top1
     two = converged_probe(train.rows(np.isin(train.labels, [3, 7])), val, [0.01], 10)
     assert set(two.probe.logits(val.features).argmax(1)) == {3, 7}
