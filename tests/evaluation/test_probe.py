@@ -219,27 +219,46 @@ def test_paper_probe_splits_the_test_split(papers):
     assert fit.strength is None
 
 
-def test_paper_probe_equals_plain_gradient_descent(papers):
-    """50 epochs of batches of 32 at rate 1e-3, gradients written out, the best on val kept."""
-    test, fit, _ = papers
+@pytest.mark.parametrize("case", ["digits", "nothing to hold on val", "nothing to learn"])
+def test_paper_probe_equals_plain_gradient_descent(labelled, case):
+    """50 epochs of batches of 32 at rate 1e-3, cut on plateaus, gradients written out, the best on val kept."""
+    test = labelled(0, 203)
     order = numpy_generator(0, "paper probe").permutation(203)
+    if case == "nothing to hold on val":
+        test = Labelled(test.features * 4, np.random.default_rng(0).permutation(test.labels))
+    if case == "nothing to learn":
+        test = Labelled(np.zeros((203, 640), np.float32), np.arange(203)[np.argsort(order)] % 10)
+    fit, _ = paper_probe(test, 10, seed=0)
     train, val = test.rows(order[:142]), test.rows(order[142:162])
     with global_seed(0, "paper probe"):
-        start = torch.nn.Linear(64, 10)
+        start = torch.nn.Linear(test.features.shape[1], 10)
     weight, bias = (part.detach().double().numpy().copy() for part in (start.weight, start.bias))
 
     def loss(split: Labelled) -> float:
         logits = split.features @ weight.T + bias
         return (scipy.special.logsumexp(logits, axis=1) - logits[np.arange(len(logits)), split.labels]).mean()
 
-    best = (float("inf"), weight, bias)
+    best, best_epoch = (float("inf"), weight, bias), 0
+    rate, least, bad = 1e-3, float("inf"), 0
     for epoch in range(50):
+        total = 0.0
         for rows in torch.randperm(142, generator=generator(0, "paper probe", epoch)).split(32):
-            x, y = train.features[rows.numpy()].astype(np.float64), train.labels[rows.numpy()]
-            slope = (scipy.special.softmax(x @ weight.T + bias, axis=1) - np.eye(10)[y]) / len(y)
-            weight, bias = weight - 1e-3 * slope.T @ x, bias - 1e-3 * slope.sum(0)
+            batch = train.rows(rows.numpy())
+            total += loss(batch) * len(rows) / 142
+            probabilities = scipy.special.softmax(batch.features @ weight.T + bias, axis=1)
+            slope = (probabilities - np.eye(10)[batch.labels]) / len(rows)
+            weight, bias = weight - rate * slope.T @ batch.features, bias - rate * slope.sum(0)
+        improved = total < least * (1 - 1e-4)
+        least, bad = (total, 0) if improved else (least, bad + 1)
+        if bad > 10:
+            rate, bad = rate / 10, 0
         if loss(val) < best[0]:
-            best = (loss(val), weight, bias)
+            best, best_epoch = (loss(val), weight, bias), epoch
+    assert (best_epoch == 49, rate == 1e-3) == {
+        "digits": (True, True),
+        "nothing to hold on val": (False, True),
+        "nothing to learn": (best_epoch == 49, False),
+    }[case]
     np.testing.assert_allclose(fit.probe.weight, best[1], atol=1e-5)
     np.testing.assert_allclose(fit.probe.bias, best[2], atol=1e-5)
     np.testing.assert_allclose(fit.probe.logits(test.features), test.features @ best[1].T + best[2], atol=1e-4)
