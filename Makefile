@@ -16,7 +16,7 @@ repro: .venv/.ready
 	dvc repro
 
 test: .venv/.ready
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.ready
 	ruff check .

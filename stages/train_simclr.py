@@ -6,7 +6,7 @@ from dataclasses import asdict
 import torch
 
 from headstart.models.autoencoder import count_parameters
-from headstart.models.backbone import build_backbone, check_image_size, num_features
+from headstart.models.backbone import build_backbone, num_features
 from headstart.models.projector import Embedding, Projector, build_projector
 from headstart.run import artifacts, paths, tracking
 from headstart.run.inputs import Prepared, load_prepared, pick_device
@@ -22,7 +22,6 @@ def main(dataset: str) -> None:
     """Leave backbone and projector as safetensors; summary.json, curve.csv and views.png beside the metrics."""
     params = load_params()
     row = params.dataset(dataset)
-    check_image_size(params.backbone, row.image_size)
     device = pick_device(params.device)
     data = load_prepared(dataset, params, device)
     embedding, autoencoder_summary = read_autoencoder(dataset, params)

@@ -35,10 +35,10 @@ class Standardize:
     std: tuple[float, ...]
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
-        """Return (x - mean) / std, same shape."""
+        """Return (x - mean) / std, same shape; a constant channel, of std 0, is only shifted."""
         mean = torch.tensor(self.mean, device=x_BCHW.device)[:, None, None]
         std = torch.tensor(self.std, device=x_BCHW.device)[:, None, None]
-        return (x_BCHW - mean) / std
+        return (x_BCHW - mean) / torch.where(std > 0, std, 1.0)
 
 
 def load_split(folder: Path, split: str) -> Split:

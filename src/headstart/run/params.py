@@ -238,6 +238,8 @@ def _check_references(params: Params) -> None:
         raise UserError(_line("datasets", params.datasets, "must not name a dataset twice"))
     for name in params.datasets:
         check_image_size(params.backbone, params.dataset(name).image_size, f"data.{name}.image_size")
+    if "mean" in params.data:
+        raise UserError("params.yaml: data.mean: no name for a dataset: metrics.json has its mean over datasets there")
     for name, row in params.data.items():
         if row.views not in params.views:
             allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
