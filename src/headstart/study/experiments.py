@@ -1,0 +1,210 @@
+"""Rows from this repository's own runs: DVC's branches and experiments, and flat records of any other tracker."""
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from headstart.errors import UserError
+from headstart.study.rows import COLUMNS
+
+Row = dict[str, Any]
+Flat = Mapping[str, Any]  # names joined by dots -> value or its text
+
+# column -> metric in metrics/metrics.json
+METRICS = {
+    "probe_test_top1": "top1",
+    "probe_val_top1": "val_top1",
+    "probe_test_macro_f1": "macro_f1",
+    "probe_test_macro_recall": "macro_recall",
+    "train_loss": "train_loss",
+    "val_loss": "val_loss",
+    "autoencoder_test_mse": "autoencoder_test_mse",
+    "probe_num_test": "num_test",
+    "probe_num_val": "num_val",
+}
+_PROJECTOR = ("projector_init", "projector_hidden_dim", "projector_out_dim", "projector_activation")
+_NO_PROTOCOL = ("data.standardize", "data.skip_unreadable")  # an axis; changes no result
+NEEDED = [name for name, column in COLUMNS.items() if column.needed]
+FINISHED_STATES = (None, "Success")
+
+
+def read_dvc(root: Path) -> tuple[list[Row], list[str]]:
+    """Return a row per dataset of every branch's last commit and of every experiment, and notes; HEAD's come first.
+
+    What is queued, running or failed has no accuracy. Notes name commits that are left out: without the study's
+    parameters, or with parameters that were edited after the results were made. Raises UserError where there is no git
+    repository with a commit.
+    """
+    from dvc.api import exp_show
+    from dvc.exceptions import DvcException
+
+    try:
+        table = exp_show(repo=str(root), revs=_revisions(root))
+    except DvcException as error:
+        raise UserError(f"{root}: DVC cannot list the experiments: {error}") from None
+    rows: list[Row] = []
+    foreign, stale = [], []
+    for shown in table:
+        if shown["rev"] == "workspace":
+            continue
+        record = _record(shown)
+        name = str(shown["Experiment"] or shown["rev"])
+        finished = shown["State"] in FINISHED_STATES
+        own = list(experiment_rows(record, record, name))
+        if not own or any(row[column] is None for row in own for column in NEEDED):
+            foreign.append(name)
+        elif not finished:
+            rows += [row | {"probe_test_top1": None} for row in own]
+        elif _is_stale(_lock(root, str(shown["rev"])), [row["dataset"] for row in own], record):
+            stale.append(name)
+        else:
+            rows += own
+    notes = {
+        "params.yaml there lacks keys of the study": foreign,
+        "params.yaml was edited after the results were made": stale,
+    }
+    return rows, [f"Left out, {reason}: {', '.join(names)}." for reason, names in notes.items() if names]
+
+
+def experiment_rows(params: Flat, metrics: Flat, run: str) -> Iterator[Row]:
+    """Yield the row of each dataset that an experiment names; a metric that it lacks stays unknown."""
+    settings = _of_recipe(params)
+    for dataset in _value(settings.get("datasets")) or []:
+        row = {column: metrics.get(f"{metric}.{dataset}") for column, metric in METRICS.items()}
+        row |= {name: settings.get(name.replace("_", ".", 1)) for name in _PROJECTOR}
+        own = f"data.{dataset}."
+        batch_size = settings.get(f"{own}batch_size")
+        rate = settings.get("simclr.learning_rate")
+        init = str(settings.get("projector.init"))
+        row |= {
+            "dataset": dataset,
+            "projector_frozen": _frozen(init, str(settings.get("projector.freeze"))),
+            "standardize": settings.get("data.standardize"),
+            "seed": settings.get("seed"),
+            "image_size": settings.get(f"{own}image_size"),
+            "batch_size": batch_size,
+            "learning_rate": float(rate) * float(batch_size) / 256 if rate and batch_size else None,
+            "epochs": settings.get("simclr.epochs"),
+            "device": "" if settings.get("device") == "auto" else settings.get("device"),
+            "autoencoder": _autoencoder(init, settings),
+            "protocol": _protocol(settings, dataset),
+            "run": run,
+        }
+        yield row
+
+
+def _revisions(root: Path) -> list[str]:
+    """HEAD, the other branches, and the commits that experiments started from: a later commit must not hide them."""
+    try:
+        head = _git(root, "rev-parse", "HEAD").strip()
+        refs = _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/exps")
+    except (OSError, subprocess.CalledProcessError):
+        raise UserError(
+            f"{root}: no git repository with a commit, so no experiments; run from the repository's root"
+        ) from None
+    revisions = [head]
+    for line in refs.splitlines():
+        commit, name = line.split(" ", 1)
+        baseline = re.match(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/", name)
+        if name.startswith("refs/heads/"):
+            revisions.append(commit)
+        elif baseline:
+            revisions.append("".join(baseline.groups()))
+    return list(dict.fromkeys(revisions))
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+def _record(shown: Flat) -> dict[str, Any]:
+    """The known values of a row of `dvc exp show`: unknown ones are None, clashing names have their file in front."""
+    known = {name: value for name, value in shown.items() if value not in (None, "None", "", "!")}
+    return {re.sub(r"^(params\.yaml|metrics/metrics\.json):", "", name): value for name, value in known.items()}
+
+
+def _of_recipe(params: Flat) -> dict[str, Any]:
+    """Of knobs with a value per recipe, the active one."""
+    recipe = str(params.get("recipe"))
+    settings: dict[str, Any] = {}
+    for name, value in params.items():
+        knob, _, last = name.rpartition(".")
+        if f"{knob}.{recipe}" not in params:
+            settings[name] = value
+        elif last == recipe:
+            settings[knob] = value
+    return settings
+
+
+def _frozen(init: str, freeze: str) -> bool | None:
+    from headstart.models.projector import PROJECTOR_INITS
+
+    if freeze.lower() in ("true", "false"):
+        return freeze.lower() == "true"
+    return PROJECTOR_INITS[init].frozen if init in PROJECTOR_INITS else None
+
+
+def _autoencoder(init: str, settings: Flat) -> str:
+    """A name of the autoencoder's recipe, empty where the init needs none."""
+    from headstart.models.projector import PROJECTOR_INITS
+
+    if init in PROJECTOR_INITS and not PROJECTOR_INITS[init].needs_autoencoder:
+        return ""
+    return _digest({name: value for name, value in settings.items() if name.startswith("autoencoder.")})
+
+
+def _protocol(settings: Flat, dataset: str) -> str:
+    """A name of everything that changes a result and is neither an axis nor the autoencoder's recipe."""
+    own = f"data.{dataset}."
+    sections = ("backbone.", "simclr.", "probe.", f"views.{settings.get(f'{own}views')}.")
+    chosen = {}
+    for name, value in settings.items():
+        option = name.startswith("data.") and name.count(".") == 1 and name not in _NO_PROTOCOL
+        row = name.startswith(own) and name not in (f"{own}path", f"{own}views")
+        if option or row or name.startswith(sections):
+            chosen[name.replace(own, "data.row.")] = value
+    return _digest(chosen)
+
+
+def _digest(settings: Flat) -> str:
+    values = {name: _value(value) for name, value in settings.items()}
+    known = {name: value for name, value in values.items() if value is not None}
+    text = json.dumps(known, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _value(value: Any) -> Any:
+    """What a text says in YAML, whole floats as integers: DVC and MLflow write one value in two ways."""
+    read = yaml.safe_load(value) if isinstance(value, str) else value
+    return int(read) if isinstance(read, float) and read.is_integer() else read
+
+
+def _lock(root: Path, revision: str) -> dict[str, Any]:
+    try:
+        return yaml.load(_git(root, "show", f"{revision}:dvc.lock"), Loader=_LOADER)["stages"]
+    except (subprocess.CalledProcessError, KeyError, TypeError):
+        return {}
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _is_stale(lock: Mapping[str, Any], datasets: Iterable[str], record: Flat) -> bool:
+    """Whether dvc.lock, which says what the results were made with, differs from params.yaml at the same commit."""
+    stages = [lock.get(f"{stage}@{dataset}", {}) for stage in ("train_simclr", "fit_probe") for dataset in datasets]
+    made_with = [leaf for stage in stages for leaf in _leaves(stage.get("params", {}).get("params.yaml", {}))]
+    return any(value is not None and str(_value(record.get(name))) != str(_value(value)) for name, value in made_with)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,241 @@
+"""One run is one row: the schema, its validation, and what is left out before anything is computed.
+
+A row is one (experiment, dataset). Readers give plain mappings; `to_rows` makes the one typed table of them.
+"""
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from headstart.errors import UserError
+from headstart.knobs import Range, nearest
+
+FAILED_SHARE = 0.8  # of the median accuracy of the dataset and protocol; below it a run has failed
+
+
+def _text(value: Any) -> str:
+    return str(value).strip()
+
+
+def _whole(value: Any) -> int:
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError("must be a whole number")
+    return int(number)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("must be a number") from None
+
+
+def _truth(value: Any) -> bool:
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if str(value).strip().lower() not in words:
+        raise ValueError("must be true or false")
+    return words[str(value).strip().lower()]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a cell is read, its bounds, and whether every row must have it."""
+
+    read: Callable[[Any], Any]
+    bounds: Range | None = None
+    needed: bool = False
+
+
+_COUNT, _SHARE, _SIZE = Range(1), Range(0, 1), Range(0)
+
+# Accuracies are fractions, losses nats, learning_rate is SimCLR's peak at its batch size, times are seconds.
+COLUMNS = {
+    "dataset": Column(_text, needed=True),
+    "projector_init": Column(_text, needed=True),
+    "projector_frozen": Column(_truth, needed=True),
+    "projector_hidden_dim": Column(_whole, _COUNT, needed=True),
+    "projector_out_dim": Column(_whole, _COUNT, needed=True),
+    "projector_activation": Column(_text, needed=True),
+    "standardize": Column(_truth, needed=True),
+    "seed": Column(_whole, _SIZE, needed=True),
+    "image_size": Column(_number, _COUNT),
+    "batch_size": Column(_number, _COUNT),
+    "learning_rate": Column(_number, _SIZE),
+    "epochs": Column(_number, _COUNT),
+    "train_loss": Column(_number),
+    "val_loss": Column(_number),
+    "train_seconds": Column(_number, _SIZE),
+    "probe_val_top1": Column(_number, _SHARE),
+    "probe_test_top1": Column(_number, _SHARE),
+    "probe_test_macro_f1": Column(_number, _SHARE),
+    "probe_test_macro_recall": Column(_number, _SHARE),
+    "probe_seconds": Column(_number, _SIZE),
+    "device": Column(_text),
+    "wall_seconds": Column(_number, _SIZE),
+    "images_per_second": Column(_number, _SIZE),
+    "probe_num_val": Column(_number, _COUNT),  # images that the accuracies are of
+    "probe_num_test": Column(_number, _COUNT),
+    "autoencoder": Column(_text),  # which autoencoder the first layer comes from, beyond dataset, width and seed
+    "autoencoder_test_mse": Column(_number, _SIZE),
+    "protocol": Column(_text),  # all that is no axis of the study: backbone, recipe, views, probe
+    "run": Column(_text),  # what a report calls the run
+}
+_LOSSES = ("train_loss", "val_loss")
+
+# Runs in equal cells are compared; within a cell, init, freezing and autoencoder tell runs apart.
+CELL = [name for name, column in COLUMNS.items() if column.needed and not name.startswith("projector_init")]
+CELL = [name for name in CELL if name != "projector_frozen"] + ["protocol"]
+IDENTITY = [*CELL, "projector_init", "projector_frozen", "autoencoder"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Finished runs, one row each, with the column `failed`; what was left out or looks odd, a sentence each."""
+
+    runs: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+
+def to_rows(records: Iterable[Mapping[str, Any]], source: str) -> pd.DataFrame:
+    """Return all records as one table with the columns of COLUMNS.
+
+    Unknown cells (missing, None or empty) become NaN in numbers and "" in text; a loss that is no number becomes inf.
+    Raises UserError, naming the source, the record and the column, for an unknown or missing column and for a value
+    that is out of bounds.
+    """
+    rows = [_read_record(record, f"{source}: row {number}") for number, record in enumerate(records, 1)]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype({name: "float64" for name, column in COLUMNS.items() if column.read is _number})
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Return the rows of a CSV file whose header names columns of the schema, or raise UserError."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            header = reader.fieldnames or []
+            for name in header:
+                if name not in COLUMNS:
+                    raise UserError(f"{path}: column {name!r} is unknown{nearest(name, COLUMNS)}")
+            for name, column in COLUMNS.items():
+                if column.needed and name not in header:
+                    raise UserError(f"{path}: column {name!r} is missing")
+            return to_rows(_whole_lines(reader, path), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _whole_lines(lines: Iterable[dict[str, Any]], path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        if None in line:
+            raise UserError(f"{path}: row {number}: more cells than columns")
+        yield line
+
+
+def to_csv(rows: pd.DataFrame) -> str:
+    """Return rows as CSV that `read_csv` reads back unchanged; unknown cells are empty."""
+    known = [name for name in COLUMNS if name in rows]
+    table = rows[known].copy()
+    for name in known:
+        if COLUMNS[name].read is _truth:
+            table[name] = table[name].map({True: "true", False: "false"})
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def finished(rows: pd.DataFrame, source: str) -> Table:
+    """Return the runs that count: with a result, and each once; the first of equals stays.
+
+    Failed runs stay, flagged in `failed`: a non-finite loss, or a test accuracy under FAILED_SHARE of the median of its
+    dataset and protocol. Raises UserError where no run is left.
+    """
+    notes = []
+    unfinished = rows["probe_test_top1"].isna()
+    if unfinished.any():
+        notes.append(f"Left out as half-finished (no test accuracy): {_names(rows[unfinished])}.")
+    runs = rows[~unfinished]
+    again = runs.duplicated(IDENTITY)
+    equal = again & runs.duplicated([*IDENTITY, "probe_test_top1", "train_loss"])
+    if equal.any():
+        notes.append(f"Counted once though found again with the same result: {_names(runs[equal])}.")
+    if (again & ~equal).any():
+        notes.append(
+            f"Left out, another run has the configuration, with another result: {_names(runs[again & ~equal])}."
+        )
+    runs = runs[~again].reset_index(drop=True)
+    if runs.empty:
+        raise UserError(f"{source}: no finished run ({_counted(len(rows), 'row')} read)")
+    runs["failed"] = _failed(runs)
+    protocols = runs["protocol"].nunique()
+    if protocols > 1:
+        notes.append(f"The runs follow {protocols} protocols (recipes); runs are compared within one.")
+    return Table(runs, notes)
+
+
+def describe(table: Table) -> str:
+    """Return in sentences what the table holds, and which arms the failed runs are of."""
+    runs = table.runs
+    counts = [_counted(len(runs), "run"), *(_counted(runs[f"{word}"].nunique(), word) for word in ("dataset", "seed"))]
+    text = f"{', '.join(counts)}."
+    if not runs["failed"].any():
+        return f"{text} No run failed."
+    arms = [
+        f"{int(group.sum())} of {len(group)} {init} {'frozen' if frozen else 'trainable'}"
+        for (init, frozen), group in runs.groupby(["projector_init", "projector_frozen"])["failed"]
+    ]
+    return (
+        f"{text} {int(runs['failed'].sum())} failed (accuracy under {FAILED_SHARE:g} of their dataset's median, or a "
+        f"non-finite loss): {', '.join(arms)}. Leaving them out can flatter an arm that fails more often."
+    )
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _failed(runs: pd.DataFrame) -> pd.Series:
+    medians = runs.groupby(["dataset", "protocol"])["probe_test_top1"].transform("median")
+    infinite = runs[list(_LOSSES)].isin([math.inf, -math.inf]).any(axis=1)
+    return (runs["probe_test_top1"] < FAILED_SHARE * medians) | infinite
+
+
+def _read_record(record: Mapping[str, Any], where: str) -> list[Any]:
+    for name in record:
+        if name not in COLUMNS:
+            raise UserError(f"{where}: column {name!r} is unknown")
+    return [_read_cell(name, column, record.get(name), where) for name, column in COLUMNS.items()]
+
+
+def _read_cell(name: str, column: Column, value: Any, where: str) -> Any:
+    if value is None or value == "":
+        if column.needed:
+            raise UserError(f"{where}: {name} is missing")
+        return "" if column.read is _text else math.nan
+    try:
+        read = column.read(value)
+        if isinstance(read, float) and math.isnan(read):
+            return math.inf if name in _LOSSES and isinstance(value, str) else read
+        return column.bounds.check(read) if column.bounds else read
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {name}: {value!r} {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if str(error).startswith("must be") else "must be a number"
+
+
+def _names(rows: pd.DataFrame, limit: int = 5) -> str:
+    """Runs by name, or by configuration where they have none."""
+    names: Sequence[str] = [
+        row.run
+        or f"{row.dataset} {row.projector_init} {row.projector_hidden_dim}-{row.projector_out_dim} "
+        f"{row.projector_activation} seed {row.seed}"
+        for row in rows.itertuples()
+    ]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{len(names)} ({', '.join(names[:limit])}{more})"

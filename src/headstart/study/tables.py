@@ -1,0 +1,136 @@
+"""Answers as Markdown, CSV, JSON or LaTeX."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import pandas as pd
+
+from headstart.study.claims import Answer
+from headstart.study.claims.verdict import Effect, Verdict
+
+# heading, and how an Effect's cell reads; columns without any content are left out
+_COLUMNS: dict[str, Callable[[Effect], str]] = {
+    "contrast": lambda row: row.contrast,
+    "measure": lambda row: row.measure,
+    "dataset": lambda row: row.dataset,
+    "value": lambda row: _number(row.value, "+.2f"),
+    "bounds": lambda row: "" if math.isnan(row.low) else f"[{row.low:.2f}, {row.high:.2f}]",
+    "of": lambda row: row.interval,
+    "median": lambda row: _number(row.median, "+.2f"),
+    "wins": lambda row: _number(row.wins, ".0%"),
+    "p": lambda row: _number(row.p, ".2g"),
+    "Holm p": lambda row: _number(row.p_holm, ".2g"),
+    "binomial s.e.": lambda row: _number(row.standard_error, ".2f"),
+    "pairs": lambda row: str(row.num_pairs),
+    "runs": lambda row: str(row.num_runs),
+    "seeds": lambda row: str(row.num_seeds),
+    "note": lambda row: row.note,
+}
+UNITS = (
+    "Differences are accuracy points (percent of the test images); intervals hold 95 %, bootstraps 10,000 draws; "
+    "p of paired means: Wilcoxon's signed-rank test, Holm over datasets; p of best runs: exchanging partners of pairs."
+)
+
+
+def markdown(answers: Sequence[Answer], intro: Sequence[str]) -> str:
+    """Return a section per claim: verdicts, reasons, what would decide it, and the table of numbers.
+
+    intro: a title and what to say of the rows.
+    """
+    lines = [f"# {intro[0]}", *intro[1:], UNITS]
+    for answer in answers:
+        lines.append(f"## {answer.claim} · {answer.statement}")
+        for runs, verdict in answer.verdicts:
+            lines.append(f"**{headline(verdict)}** ({runs}). {verdict.reason}")
+        if answer.everything.decide:
+            lines.append("What would decide it:")
+            lines.append("\n".join(f"- {step}" for step in answer.everything.decide))
+        for runs, verdict in answer.verdicts:
+            if verdict.effects:
+                lines.append(f"Numbers, {runs}:")
+                lines.append(_pipes(_table(verdict)))
+    return "\n\n".join(lines) + "\n"
+
+
+def latex(answers: Sequence[Answer], intro: Sequence[str]) -> str:
+    """Return a booktabs table per claim and set of runs, with the verdict as its caption."""
+    parts = [f"% {line}" for line in (*intro, UNITS)]
+    for answer in answers:
+        for runs, verdict in answer.verdicts:
+            title = f"{answer.claim}: {answer.statement}. {headline(verdict)} ({runs}). {verdict.reason}"
+            if verdict.effects:
+                parts.append(_table(verdict).to_latex(index=False, escape=True, caption=_escaped(title)).rstrip())
+            else:
+                parts.append(f"% {title}")
+    return "\n\n".join(parts) + "\n"
+
+
+def csv(answers: Sequence[Answer], intro: Sequence[str]) -> str:
+    """Return a line per number at full precision; a verdict without numbers is one line with its reason as the note."""
+    records = [
+        {"claim": answer.claim, "over": runs, "verdict": verdict.verdict, "points_to": verdict.points_to, **row}
+        for answer in answers
+        for runs, verdict in answer.verdicts
+        for row in [asdict(effect) for effect in verdict.effects] or [{"note": verdict.reason}]
+    ]
+    columns = ["claim", "over", "verdict", "points_to", *(field.name for field in fields(Effect))]
+    table = pd.DataFrame(records, columns=columns).astype(
+        {f"num_{word}": "Int64" for word in ("pairs", "runs", "seeds")}
+    )
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def as_json(answers: Sequence[Answer], intro: Sequence[str]) -> str:
+    """Return everything as one JSON object; unknown numbers are null."""
+    claims = [
+        {
+            "claim": answer.claim,
+            "statement": answer.statement,
+            "verdicts": {runs: asdict(verdict) for runs, verdict in answer.verdicts},
+        }
+        for answer in answers
+    ]
+    return json.dumps(_finite({"notes": [*intro, UNITS], "claims": claims}), indent=1, allow_nan=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[Answer], Sequence[str]], str]] = {
+    "md": markdown,
+    "csv": csv,
+    "json": as_json,
+    "latex": latex,
+}
+
+
+def headline(verdict: Verdict) -> str:
+    """Return the verdict in words, with what the numbers point to where it is held back."""
+    held_back = verdict.points_to != verdict.verdict
+    return f"{verdict.verdict}, though the numbers point to: {verdict.points_to}" if held_back else verdict.verdict
+
+
+def _table(verdict: Verdict) -> pd.DataFrame:
+    cells = {name: [read(row) for row in verdict.effects] for name, read in _COLUMNS.items()}
+    return pd.DataFrame({name: column for name, column in cells.items() if any(column)})
+
+
+def _pipes(table: pd.DataFrame) -> str:
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _number(value: float, style: str) -> str:
+    return "" if math.isnan(value) else format(value, style)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "%_&#$" else letter for letter in text)
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _finite(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
