@@ -149,6 +149,34 @@ def complete(params: Params, metrics: Mapping[str, Any], files: Sequence[Path]) 
         mirror.attempt(partial(mirror.complete, metrics, files), UPLOAD_SECONDS)
 
 
+def all_runs(experiment: str) -> list[Any]:
+    """Return MLflow's runs of an experiment, parents and children, the latest first; for reading only.
+
+    Raises UserError in one line where there is no store, or it cannot be read.
+    """
+    uri = _store_uri()
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).is_file():  # a client would create it
+        raise UserError(f"{file}: no MLflow store; run the pipeline with tracking.enabled: true first")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    runs: list[Any] = []
+    try:
+        guard.probe(uri, PROBE_SECONDS)
+        with guard.quiet():
+            from mlflow.tracking import MlflowClient
+
+            client = MlflowClient(uri)
+            found = client.get_experiment_by_name(experiment)
+            token = "" if found else None
+            while token is not None:
+                page = client.search_runs([found.experiment_id], max_results=1000, page_token=token or None)
+                runs, token = runs + list(page), page.token or None
+    except Exception as error:  # SQLAlchemy's, requests' and MLflow's own
+        raise UserError(f"{uri}: MLflow cannot be read: {str(error).splitlines()[0]}") from None
+    return runs
+
+
 class _Mirror:
     """One parent run in MLflow's store. `attempt` is the way in; the other methods may raise."""
 

@@ -1,0 +1,65 @@
+"""`python -m headstart COMMAND`: what studies runs that the pipeline made. Each command imports what it needs."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from headstart.errors import UserError
+
+
+def main() -> None:
+    """Run a command; what a user can cause ends in one line on stderr and exit status 1."""
+    options = parser().parse_args()
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted")
+    except BrokenPipeError:  # the reader, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    top = argparse.ArgumentParser(prog="python -m headstart", description=__doc__)
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    compare = commands.add_parser(
+        "compare", help="judge the claims C1 to C8 on runs: verdicts, intervals, what is missing"
+    )
+    compare.add_argument(
+        "--rows",
+        default="dvc",
+        metavar="SOURCE",
+        help="published (the paper's runs), dvc (branches and experiments here: the default), mlflow, or a CSV file",
+    )
+    compare.add_argument("--claim", action="append", default=[], metavar="C1..C8", help="repeatable; default: all")
+    compare.add_argument("--format", choices=["md", "csv", "json", "latex"], default="md")
+    compare.add_argument(
+        "--published-dir",
+        type=Path,
+        metavar="DIR",
+        help="the authors' five CSV files, instead of downloading them once",
+    )
+    compare.add_argument(
+        "--margin",
+        type=float,
+        default=1.0,
+        help="accuracy points below which a difference does not matter (default: 1)",
+    )
+    compare.add_argument("--save-rows", type=Path, metavar="FILE", help="also write the rows as CSV, for --rows FILE")
+    compare.set_defaults(run=_compare)
+    return top
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from headstart.commands.compare import compare
+
+    compare(options)
+
+
+if __name__ == "__main__":
+    main()

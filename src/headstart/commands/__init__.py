@@ -1,0 +1,1 @@
+"""What `python -m headstart` runs: a module per command."""

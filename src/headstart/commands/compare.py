@@ -1,0 +1,72 @@
+"""Judge the claims C1 to C8 on runs, and print the verdicts with their numbers."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from headstart.errors import UserError
+from headstart.run import paths
+from headstart.study import claims, published, rows, tables
+from headstart.study.experiments import experiment_rows, read_dvc
+
+SOURCES = {
+    "published": "the paper's published runs",
+    "dvc": "this repository's branches and DVC experiments",
+    "mlflow": "the runs in MLflow",
+}
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print the answers; raises UserError where nothing can be computed."""
+    if not options.margin > 0:
+        raise UserError(f"--margin {options.margin:g}: must be above 0 (accuracy points)")
+    runs, notes = read(options.rows, options.published_dir)
+    if options.save_rows:
+        from headstart.run import artifacts  # with torch: seconds that only this option pays
+
+        artifacts.write_text(options.save_rows, rows.to_csv(runs))
+    source = SOURCES.get(options.rows, options.rows)
+    table = rows.finished(runs, source)
+    answers = claims.evaluate(table.runs, options.claim, options.margin)
+    if not any(answer.everything.effects for answer in answers):
+        reasons = " ".join(f"{answer.claim}: {answer.everything.reason}" for answer in answers)
+        raise UserError(f"{source}: nothing can be computed. {reasons}")
+    intro = [f"Claims on {source}", rows.describe(table), *notes, *table.notes]
+    print(tables.FORMATS[options.format](answers, intro), end="")
+
+
+def read_mlflow() -> list[dict[str, Any]]:
+    """Return a row per dataset of every parent run in the experiment that params.yaml names, with what it took."""
+    from headstart.run.params import load_params
+    from headstart.run.tracked import read_runs
+
+    records = []
+    for run in read_runs(load_params().tracking.experiment):
+        for row in experiment_rows(run.params, run.metrics, run.name):
+            train, probe = (run.seconds.get((stage, row["dataset"])) for stage in ("train_simclr", "fit_probe"))
+            row |= {"train_seconds": train, "probe_seconds": probe, "images_per_second": run.rates.get(row["dataset"])}
+            row["wall_seconds"] = train + probe if train is not None and probe is not None else None
+            records.append(row if run.finished else row | {"probe_test_top1": None})
+    return records
+
+
+def read(source: str, published_dir: Path | None) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of a source (a key of SOURCES or a CSV file) and notes on reading them."""
+    if source == "published":
+        folder = published_dir or published.download(paths.main_workspace() / ".cache" / "published")
+        return rows.to_rows(published.read_runs(folder), source), published.differing(folder)
+    if source == "dvc":
+        records, notes = read_dvc(Path())
+        if all(record["probe_test_top1"] is None for record in records):
+            raise UserError(
+                f"{SOURCES[source]}: none holds finished results of its params.yaml; run dvc exp run, or make repro "
+                "and git add dvc.lock metrics && git commit"
+            )
+        return rows.to_rows(records, source), notes
+    if source == "mlflow":
+        return rows.to_rows(read_mlflow(), source), []
+    if not source.endswith(".csv"):
+        raise UserError(f"--rows {source}: must be {', '.join(SOURCES)} or a CSV file of rows")
+    return rows.read_csv(Path(source)), []

@@ -1,0 +1,47 @@
+"""What MLflow holds of the parent runs: the study's second source of rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from headstart.run import tracking
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A parent run: parameters as texts and metrics, names joined by dots.
+
+    seconds: by stage and dataset, of the executions that its results come from; rates: images per second, by dataset.
+    """
+
+    name: str
+    finished: bool
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+
+
+def read_runs(experiment: str) -> list[TrackedRun]:
+    """Return the parent runs of an MLflow experiment, the latest first; raises UserError as tracking.all_runs does."""
+    runs = tracking.all_runs(experiment)
+    by_id = {run.info.run_id: run for run in runs}
+    parents: dict[str, TrackedRun] = {}
+    for run in runs:
+        if tracking.PARENT in run.data.tags and tracking.OF_PARENT not in run.data.tags:
+            finished = run.info.status == "FINISHED"
+            parents[run.info.run_id] = TrackedRun(run.info.run_name, finished, run.data.params, run.data.metrics)
+    for run in runs:
+        parent = parents.get(run.data.tags.get(tracking.OF_PARENT, ""))
+        source = by_id.get(run.data.tags.get(tracking.ORIGINAL, "")) if tracking.REUSED in run.data.tags else run
+        if parent and source and source.info.status == "FINISHED":
+            _add_execution(parent, source)
+    return list(parents.values())
+
+
+def _add_execution(parent: TrackedRun, run: Any) -> None:
+    """Of several executions of one stage the latest counts, which comes first."""
+    stage, dataset = run.data.tags["stage"], run.data.tags["dataset"]
+    parent.seconds.setdefault((stage, dataset), (run.info.end_time - run.info.start_time) / 1000)
+    if stage == "train_simclr" and "simclr/images_per_second" in run.data.metrics:
+        parent.rates.setdefault(dataset, run.data.metrics["simclr/images_per_second"])
