@@ -355,7 +355,7 @@ def refused(batches, settings: SimCLR = RECIPE, **options) -> str:
 
 
 def test_batch_larger_than_the_split(batches):
-    assert "batch_size 71 is larger than the train split of 70 images" in refused(batches, batch_size=71)
+    assert "batch_size: 71 is larger than the train split of 70 images" in refused(batches, batch_size=71)
 
 
 def test_loss_that_is_not_finite(batches):

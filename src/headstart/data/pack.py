@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import joblib  # type: ignore[import-untyped]  # comes with scikit-learn; its workers do not import the main script
+import joblib  # its workers do not import the main script
 import numpy as np
 
 from headstart.data.decode import Job, Stored, measure, store

@@ -24,7 +24,7 @@ def metrics(summaries: Summaries) -> dict[str, dict[str, float]]:
 
 def _flat(summary: Mapping[str, Any]) -> dict[str, float]:
     probe, simclr = summary["probe"], summary["simclr"]
-    values = {**probe["trained"], "top1_majority": probe["majority"]["top1"]}
+    values = {**probe["trained"], "top1_majority": probe["majority"]["top1"], "num_test": probe["num_test"]}
     values |= {
         f"{name}_untrained": value for name, value in probe["untrained"].items() if name not in ("strength", "val_top1")
     }

@@ -105,7 +105,7 @@ def train_simclr(
     num_train = len(train.split.labels)
     if batch_size > num_train:
         raise UserError(
-            f"params.yaml: batch_size {batch_size} is larger than the train split of {num_train} images; lower it"
+            f"params.yaml: data.*.batch_size: {batch_size} is larger than the train split of {num_train} images"
         )
     steps = num_train // batch_size
     checkpoint = checkpoint or NoCheckpoint()
