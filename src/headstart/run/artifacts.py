@@ -23,7 +23,7 @@ from torch import Tensor
 from headstart.errors import UserError
 from headstart.run import paths
 
-CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SECONDS = 60.0
 
 
 @contextmanager
