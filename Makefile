@@ -8,11 +8,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := repro
 
 repro: .venv/.ready
-	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || { \
+	@if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then dvc config --local --unset core.no_scm 2>/dev/null || true; else \
 	  dvc config --local core.no_scm true; \
-	  echo "No git history here: the pipeline runs, but experiments (dvc exp), comparisons with past"; \
-	  echo "revisions (dvc metrics diff) and the commit in MLflow are lost. To have them: git init && git add -A && git commit"; \
-	  echo "-m import && dvc config --local --unset core.no_scm"; }
+	  echo "No git history here: the pipeline runs, but experiments (dvc exp), comparisons with past revisions (dvc metrics"; \
+	  echo "diff) and the commit in MLflow are lost. To have them: git init && git add -A && git commit -m import"; fi
 	dvc repro
 
 test: .venv/.ready
@@ -25,9 +24,10 @@ lint: .venv/.ready
 	mypy
 
 ui: .venv/.ready
+	@test -z "$$MLFLOW_TRACKING_URI" || { echo "Runs go to $$MLFLOW_TRACKING_URI: open that"; exit 1; }
 	@test -f mlflow.db || { echo "No runs here yet: make repro"; exit 1; }
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(PORT) \
-	  --workers 1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlartifacts
+	  --workers 1 --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --artifacts-destination "$(CURDIR)/mlartifacts"
 
 .venv/.ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Headstart needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }

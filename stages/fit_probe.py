@@ -8,12 +8,12 @@ import torch
 
 from headstart.data.arrays import Split
 from headstart.evaluation.features import extract_features
-from headstart.evaluation.probe import Evaluation, Labelled, Linear, confusion, evaluate_probes, majority_top1
+from headstart.evaluation.probe import Evaluation, Labelled, Linear, confusion, evaluate_probes, majority_top1, num_fits
 from headstart.models.backbone import build_backbone
 from headstart.run import artifacts, paths, tracking
-from headstart.run.inputs import Prepared, load_prepared, pick_device
+from headstart.run.inputs import Prepared, backbone_of, load_prepared, pick_device
 from headstart.run.params import Params, load_params
-from headstart.run.stage import run_stage, say
+from headstart.run.stage import progress, run_stage, say
 from headstart.study.pictures import confusion_picture
 
 STAGE = "fit_probe"
@@ -27,11 +27,11 @@ def main(dataset: str) -> None:
     with tracking.stage_run(STAGE, dataset, params) as run:
         run.log_dataset(dataset, data.meta)
         # built exactly as train_simclr built it, so `untrained` is where training began
-        backbone = build_backbone(params.backbone, params.seed).to(data.train.images.device)
-        untrained = evaluate(backbone, dataset, params, data)
+        backbone = build_backbone(backbone_of(params), params.seed).to(data.train.images.device)
+        untrained = evaluate(backbone, "untrained", dataset, params, data)
         state = artifacts.read_tensors(paths.simclr(dataset) / "backbone.safetensors", made_by="train_simclr")
         backbone.load_state_dict(state)
-        trained = evaluate(backbone, dataset, params, data)
+        trained = evaluate(backbone, "trained", dataset, params, data)
         majority = majority_top1(data.train.labels.numpy(), data.test.labels.numpy())
         summary = {
             "trained": trained.scores,
@@ -48,21 +48,17 @@ def main(dataset: str) -> None:
     say(f"probe {dataset}: top-1 {top1:.4f}, untrained {before:.4f}, majority {majority:.4f}")
 
 
-def evaluate(backbone: torch.nn.Module, dataset: str, params: Params, data: Prepared) -> Evaluation:
-    """Return the probes' evaluation of one backbone."""
+def evaluate(backbone: torch.nn.Module, which: str, dataset: str, params: Params, data: Prepared) -> Evaluation:
+    """Return the probes' evaluation of one backbone, the trained or the untrained one."""
     size = params.dataset(dataset).image_size
 
     def labelled(split: Split) -> Labelled:
         return Labelled(extract_features(backbone, split, size, data.standardize), split.labels.numpy())
 
-    return evaluate_probes(
-        labelled(data.train),
-        labelled(data.val),
-        labelled(data.test),
-        params.probe,
-        num_classes=len(data.meta["classes"]),
-        seed=params.seed,
-    )
+    splits = labelled(data.train), labelled(data.val), labelled(data.test)
+    with progress(num_fits(params.probe), f"probe {dataset}, {which}", "fit") as bar:
+        num_classes = len(data.meta["classes"])
+        return evaluate_probes(*splits, params.probe, num_classes=num_classes, seed=params.seed, on_fit=bar.update)
 
 
 def write_outs(dataset: str, probe: Linear, summary: dict[str, Any], counts: np.ndarray, classes: list[str]) -> None:

@@ -30,9 +30,7 @@ def main(dataset: str, init: str, dim: int) -> None:
         return
     data = load_prepared(dataset, params, pick_device(params.device))
     features = num_features(params.backbone)
-    # these say whether a layer is needed and how wide, not how it is trained
-    code = artifacts.code_digest(STAGE, leave_out=("projector.py", "backbone.py", "convolution.py"))
-    key = artifacts.digest(data.meta["hash"], params.raw["autoencoder"], params.seed, features, dim, code)
+    key = shared_key(params, dataset, data.meta["hash"], dim, data.train.images.device)
     # the layer depends on neither init nor head: one training serves them all, and workers that run at once
     with tracking.stage_run(STAGE, dataset, params) as run, artifacts.shared_result(STAGE, key) as shared:
         run.log_dataset(dataset, data.meta)
@@ -45,6 +43,15 @@ def main(dataset: str, init: str, dim: int) -> None:
         run.log_figure(shared / "reconstructions.png")
         with artifacts.write_folder(out) as folder:
             shutil.copytree(shared, folder, dirs_exist_ok=True)
+
+
+def shared_key(params: Params, dataset: str, data_hash: str, dim: int, device: torch.device) -> str:
+    """Return the digest of all that decides the trained autoencoder: nothing of the head but the layer's width."""
+    widths = [params.dataset(dataset).image_size, num_features(params.backbone), dim]
+    # these say whether a layer is needed and how wide, not how it is trained
+    code = artifacts.code_digest(STAGE, leave_out=("projector.py", "backbone.py", "convolution.py"))
+    recipe = params.raw["autoencoder"]
+    return artifacts.digest(data_hash, recipe, params.seed, widths, code, artifacts.numerics(device))
 
 
 def train(

@@ -9,7 +9,7 @@ from headstart.models.autoencoder import count_parameters
 from headstart.models.backbone import build_backbone, num_features
 from headstart.models.projector import Embedding, Projector, build_projector
 from headstart.run import artifacts, paths, tracking
-from headstart.run.inputs import Prepared, load_prepared, pick_device
+from headstart.run.inputs import Prepared, backbone_of, load_prepared, pick_device
 from headstart.run.params import Params, load_params
 from headstart.run.stage import Stopwatch, progress, run_stage, say
 from headstart.study.pictures import image_grid
@@ -25,11 +25,12 @@ def main(dataset: str) -> None:
     device = pick_device(params.device)
     data = load_prepared(dataset, params, device)
     embedding, autoencoder_summary = read_autoencoder(dataset, params)
-    backbone = build_backbone(params.backbone, params.seed).to(device)
+    backbone = build_backbone(backbone_of(params), params.seed).to(device)
     projector = build_projector(params.projector, num_features(params.backbone), params.seed, embedding).to(device)
     views = params.views_of(dataset)
     train, val = (Batches(split, views, row.image_size, data.standardize) for split in (data.train, data.val))
-    checkpoint = artifacts.FileCheckpoint(STAGE, checkpoint_key(dataset, params, data, embedding))
+    key = checkpoint_key(dataset, params, data, torch.nn.Sequential(backbone, projector).state_dict())
+    checkpoint = artifacts.FileCheckpoint(STAGE, key)
     with (
         tracking.stage_run(STAGE, dataset, params) as run,
         progress(params.simclr.epochs * (len(data.train.labels) // row.batch_size), f"simclr {dataset}", "step") as bar,
@@ -91,14 +92,20 @@ def read_autoencoder(dataset: str, params: Params) -> tuple[Embedding | None, di
     return embedding, artifacts.read_json(folder / "summary.json", made_by="pretrain_autoencoder")
 
 
-def checkpoint_key(dataset: str, params: Params, data: Prepared, embedding: Embedding | None) -> str:
-    """Return the digest of all that decides the trained weights."""
-    sections = {name: params.raw[name] for name in ("seed", "projector", "backbone", "simclr", "device")}
-    layer = [value.numpy().tobytes().hex() for value in (embedding or {}).values()]
+def checkpoint_key(dataset: str, params: Params, data: Prepared, initial: dict[str, torch.Tensor]) -> str:
+    """Return the digest of all that decides the trained weights, which begin as `initial`."""
     row = asdict(params.dataset(dataset)) | {"views": asdict(params.views_of(dataset)), "path": None}
-    return artifacts.digest(
-        sections, row, params.options.standardize, data.meta["hash"], layer, artifacts.code_digest(STAGE)
-    )
+    settings = [
+        params.seed,
+        asdict(params.simclr),
+        row,
+        params.options.standardize,
+        data.meta["hash"],
+        params.projector.frozen,
+    ]
+    begun_from = [artifacts.tensors_digest(initial), params.projector.activation]
+    numerics = artifacts.numerics(data.train.images.device)
+    return artifacts.digest(settings, begun_from, numerics, artifacts.code_digest(STAGE))
 
 
 def write_outs(

@@ -118,17 +118,23 @@ def test_a_killed_training_resumes_to_the_same_bits(workspace):
         run(workspace, *command)
         unbroken = outs(workspace)
         checkpoints = workspace / ".cache" / "checkpoints" / "train_simclr"
-        assert not list(checkpoints.glob("*.pt")), "a finished run leaves no checkpoint"
+        assert not saved_in(checkpoints), "a finished run leaves no checkpoint"
         process = subprocess.Popen(command, cwd=workspace, env=environment(**settings), stdout=subprocess.DEVNULL)
         wait_for_steps(checkpoints, 2)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert list(checkpoints.glob("*.pt")), "the kill came before the end"
+        assert saved_in(checkpoints), "the kill came before the end"
         shutil.rmtree(workspace / "models" / "simclr")
-        run(workspace, *command)
+        assert "train_simclr: goes on from its checkpoint" in run(workspace, *command).stdout
         assert outs(workspace) == unbroken
+        assert not list(checkpoints.iterdir()), "what the kill left is gone"
     finally:
         restore(workspace)
+
+
+def saved_in(folder: Path) -> list[Path]:
+    """The whole checkpoints: a temporary's name begins with a dot."""
+    return [file for file in folder.glob("*.pt") if not file.name.startswith(".")]
 
 
 def wait_for_steps(folder: Path, saves: int, seconds: float = 60) -> None:
@@ -136,7 +142,7 @@ def wait_for_steps(folder: Path, saves: int, seconds: float = 60) -> None:
     seen, end = set(), time.monotonic() + seconds
     while len(seen) < saves:
         assert time.monotonic() < end, "no checkpoint appeared"
-        seen |= {file.stat().st_mtime_ns for file in folder.glob("*.pt")}
+        seen |= {file.stat().st_mtime_ns for file in saved_in(folder)}
         time.sleep(0.01)
 
 

@@ -1,10 +1,15 @@
 """Stage scripts: their declared dependencies, and how they answer what a user can get wrong."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+
+from headstart.run.params import load_params
+from stages import pretrain_autoencoder
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "headstart"
@@ -66,3 +71,18 @@ def test_every_params_key_that_a_stage_names_exists():
             for part in key.replace("${item.dataset}", "digits").split("."):
                 assert part in node, f"{name}: {key}"
                 node = node[part]
+
+
+def test_an_autoencoder_is_shared_by_inits_and_heads_but_not_by_image_sizes(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+
+    def key(params, dim=128):
+        return pretrain_autoencoder.shared_key(params, "digits", "hash of the arrays", dim, torch.device("cpu"))
+
+    head = replace(params.projector, init="random_matched", activation="tanh")
+    assert key(replace(params, projector=head)) == key(params)
+    row = replace(params.data["digits"], image_size=16)
+    assert key(replace(params, data=params.data | {"digits": row})) != key(params)
+    assert key(replace(params, seed=1)) != key(params)
+    assert key(params, dim=64) != key(params)

@@ -41,9 +41,9 @@ def test_quiet_swallows_prints_logs_and_warnings_and_ends(capfd, caplog):
     assert capfd.readouterr().out == "voice\n" and [record.message for record in caplog.records] == ["voice"]
 
 
-def test_failures_are_told_once_and_stop_when_they_have_cost_enough(monkeypatch, capfd):
+def test_failures_are_told_once_and_stop_when_they_have_cost_enough(monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(guard, "LOST_SECONDS", 0.3)
-    watch = guard.Guard("MLflow")
+    watch = guard.Guard("MLflow", tmp_path / "warned")
     calls = []
 
     def slow_failure() -> None:
@@ -57,8 +57,8 @@ def test_failures_are_told_once_and_stop_when_they_have_cost_enough(monkeypatch,
     assert capfd.readouterr() == ("", line)
 
 
-def test_an_abandoned_call_is_the_last(capfd):
-    watch, calls, release = guard.Guard("MLflow"), [], threading.Event()
+def test_an_abandoned_call_is_the_last(capfd, tmp_path):
+    watch, calls, release = guard.Guard("MLflow", tmp_path / "warned"), [], threading.Event()
 
     def hang() -> None:
         calls.append(1)
@@ -69,10 +69,10 @@ def test_an_abandoned_call_is_the_last(capfd):
     assert calls == [1] and len(capfd.readouterr().err.splitlines()) == 1
 
 
-def test_calls_come_after_patience_then_at_a_pace_that_a_slow_service_sets(monkeypatch):
+def test_calls_come_after_patience_then_at_a_pace_that_a_slow_service_sets(monkeypatch, tmp_path):
     monkeypatch.setattr(guard, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(guard, "FLUSH_SECONDS", 0.05)
-    watch = guard.Guard("MLflow")
+    watch = guard.Guard("MLflow", tmp_path / "warned")
     assert not watch.due()
     time.sleep(0.21)
     assert watch.due() and watch.attempt(lambda: time.sleep(0.1), 5, nullcontext())

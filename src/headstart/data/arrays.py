@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SPLITS = ("train", "val", "test")
-
 
 @dataclass(frozen=True)
 class Split:

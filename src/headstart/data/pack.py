@@ -18,6 +18,7 @@ from headstart.errors import UserError
 from headstart.randomness import numpy_generator
 
 CHUNK_IMAGES, CHUNK_BYTES = 64, 2**22
+LISTED = 100  # unreadable images that an error names
 # Below this, starting worker processes (half a second each) takes longer than they save
 SERIAL_IMAGES, SERIAL_BYTES = 3000, 2**24
 
@@ -177,7 +178,7 @@ def _chunks(jobs: Iterator[Job]) -> Iterator[list[Job]]:
 
 
 def _unreadable(listing: Listing, reasons: dict[int, str]) -> str:
-    first = sorted(reasons)[:10]
+    first = sorted(reasons)[:LISTED]
     named = ", ".join(f"{listing.names[index]} ({reasons[index]})" for index in first)
     more = f" and {len(reasons) - len(first)} more" if len(reasons) > len(first) else ""
     advice = "repair or remove them, or set data.skip_unreadable"

@@ -3,7 +3,7 @@
 scikit-learn is imported where it is used: every stage reads `Probe`, one fits probes, and the import takes a second.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -203,20 +203,34 @@ class Evaluation:
     scores: dict[str, float]
 
 
+def num_fits(recipe: Probe) -> int:
+    """Return how many probes `evaluate_probes` fits."""
+    return 1 + (recipe.protocol == "paper") + (recipe.few_draws if recipe.few_labels else 0)
+
+
 def evaluate_probes(
-    train: Labelled, val: Labelled, test: Labelled, recipe: Probe, *, num_classes: int, seed: int
+    train: Labelled,
+    val: Labelled,
+    test: Labelled,
+    recipe: Probe,
+    *,
+    num_classes: int,
+    seed: int,
+    on_fit: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """Return the probe of the recipe's protocol with its test scores.
 
     scores: those of `score`, `val_top1`, `strength` (converged), `fewN` with its standard deviation over draws
     `fewN_std` where N = few_labels > 0 (always converged, features standardised with all unlabelled train rows);
-    under the paper's protocol also `top1_converged`, the default probe's.
+    under the paper's protocol also `top1_converged`, the default probe's. on_fit is called `num_fits(recipe)` times.
     """
     chosen = converged_probe(train, val, recipe.strengths, num_classes)
+    on_fit()
     tested, extra = test, {}
     if recipe.protocol == "paper":
         extra["top1_converged"] = score(chosen.probe.logits(test.features), test.labels)["top1"]
         chosen, tested = paper_probe(test, num_classes, seed)
+        on_fit()
     scores = score(chosen.probe.logits(tested.features), tested.labels) | extra
     scores["val_top1"] = chosen.val_top1
     if chosen.strength is not None:
@@ -226,6 +240,7 @@ def evaluate_probes(
         for rows in few_label_draws(train.labels, recipe.few_labels, recipe.few_draws, seed):
             fit = converged_probe(train.rows(rows), val, recipe.strengths, num_classes, statistics=train)
             few.append(score(fit.probe.logits(test.features), test.labels)["top1"])
+            on_fit()
         scores[f"few{recipe.few_labels}"] = float(np.mean(few))
         scores[f"few{recipe.few_labels}_std"] = float(np.std(few, ddof=1)) if len(few) > 1 else 0.0
     return Evaluation(chosen.probe, tested, scores)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from headstart.errors import UserError
 from headstart.run import paths
+from headstart.run.stage import say
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -42,6 +43,15 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_debris(path: Path) -> None:
+    """Remove the temporary files and folders that a killed writer of `path` left beside it."""
+    for stale in path.parent.glob(f".{path.name}.*"):
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -129,6 +139,18 @@ def code_digest(stage: str, leave_out: Sequence[str] = ()) -> str:
     return digest([(str(file), file_digest(file)) for file in sorted(files)])
 
 
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return 32 hex digits of named tensors' bytes."""
+    return digest(
+        [(name, hashlib.sha256(value.cpu().numpy().tobytes()).hexdigest()) for name, value in tensors.items()]
+    )
+
+
+def numerics(device: torch.device) -> list[str]:
+    """Return what else decides the bits of a training: torch's version, the kind of device, its number of threads."""
+    return [torch.__version__, device.type, str(torch.get_num_threads())]
+
+
 class FileCheckpoint:
     """A training's state under the main workspace's `.cache/checkpoints/<stage>/<key>`.
 
@@ -143,13 +165,16 @@ class FileCheckpoint:
 
     def load(self) -> dict[str, Any] | None:
         """Return the last saved state, or None; an unreadable one is removed and training starts anew."""
+        _remove_debris(self.path)
         if not self.path.is_file():
             return None
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception:
             self.path.unlink(missing_ok=True)
             return None
+        say(f"{self.path.parent.name}: goes on from its checkpoint")
+        return state
 
     def due(self) -> bool:
         """Whether enough seconds have passed since the last save."""
@@ -174,7 +199,14 @@ def shared_result(stage: str, key: str) -> Iterator[Path]:
     """
     folder = paths.scratch() / "shared" / stage / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_suffix(".lock")):
+    lock = filelock.FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        say(f"{stage}: waits for another worker that makes the same")
+        lock.acquire()
+    with lock:
+        lock.release()  # `with` holds it once more
         yield folder
 
 
@@ -182,6 +214,7 @@ def shared_result(stage: str, key: str) -> Iterator[Path]:
 def write_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `folder` on success and vanishes on error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_debris(folder)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         temporary.chmod(0o777 & ~_umask())

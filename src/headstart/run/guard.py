@@ -11,7 +11,8 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, closing, contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,9 +32,9 @@ class AbandonedError(Exception):
 class Guard:
     """Decides when a service is called, and sees to it that no call raises, chatters or costs more than it may."""
 
-    def __init__(self, service: str):
-        self.service = service
-        self.tried = self.warned = False
+    def __init__(self, service: str, marker: Path):
+        self.service, self.marker = service, marker
+        self.tried = False
         self._lost = 0.0
         self._not_before = time.monotonic() + PATIENCE_SECONDS
 
@@ -63,12 +64,19 @@ class Guard:
         return True
 
     def warn(self, error: Exception) -> None:
-        """Write one line on stderr, the first time only."""
-        if not self.warned:
+        """Write one line on stderr, the first time only: of all stages of a run, which share the marker file."""
+        if not self.marker.exists():
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             line = f"warning: {self.service} does not take the record of this run ({reason}); the run goes on without"
             tqdm.tqdm.write(line, file=sys.stderr)
-        self.warned = True
+        with suppress(OSError):
+            self.marker.parent.mkdir(parents=True, exist_ok=True)
+            self.marker.touch()
+
+    def forget(self) -> None:
+        """End the run that is warned once."""
+        with suppress(OSError):
+            self.marker.unlink(missing_ok=True)
 
 
 def bounded(work: Callable[[], None], seconds: float) -> None:

@@ -1,12 +1,14 @@
 """What the training stages start from: the device and the prepared arrays."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from headstart.data.arrays import Split, Standardize, load_split
 from headstart.errors import UserError
+from headstart.models.backbone import Backbone
 from headstart.run import artifacts, paths
 from headstart.run.params import Params
 
@@ -28,13 +30,31 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"params.yaml: device: {name!r} but torch sees no CUDA device; use auto or cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"params.yaml: device: {name!r} but there are {torch.cuda.device_count()} CUDA devices, from cuda:0"
+        )
+    return device
+
+
+def backbone_of(params: Params) -> Backbone:
+    """Return the backbone's settings; a relative path of weights starts at the main workspace, as all paths do."""
+    weights = params.backbone.weights
+    if weights in ("none", "imagenet1k"):
+        return params.backbone
+    return replace(params.backbone, weights=str(paths.main_workspace() / Path(weights).expanduser()))
 
 
 def load_prepared(dataset: str, params: Params, device: torch.device) -> Prepared:
     """Return a prepared dataset with its images on `device`, or raise UserError where `prepare` has not run."""
     folder = paths.prepared(dataset)
     meta = artifacts.read_json(folder / "meta.json", made_by="prepare")
+    batch_size, num_train = params.dataset(dataset).batch_size, meta["num_images"]["train"]
+    if batch_size > num_train:
+        raise UserError(
+            f"params.yaml: data.{dataset}.batch_size: {batch_size} must be at most {num_train}, the train images"
+        )
     train, val, test = (load_split(folder, split).to(device) for split in ("train", "val", "test"))
     standardize = Standardize(tuple(meta["mean"]), tuple(meta["std"])) if params.options.standardize else None
     return Prepared(meta, train, val, test, standardize)

@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import os
 import statistics
 import sys
 import time
@@ -58,5 +57,4 @@ def say(text: str) -> None:
 
 def progress(total: int, what: str, unit: str, initial: int = 0) -> "tqdm.tqdm[Any]":
     """Return a bar with rate and remaining time: after 2 seconds, on stderr, and only on a terminal."""
-    quiet = None if not os.environ.get("HEADSTART_QUIET") else True
-    return tqdm.tqdm(total=total, desc=what, unit=unit, initial=initial, delay=2, disable=quiet, leave=False)
+    return tqdm.tqdm(total=total, desc=what, unit=unit, initial=initial, delay=2, disable=None, leave=False)

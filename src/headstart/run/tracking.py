@@ -147,6 +147,7 @@ def complete(params: Params, metrics: Mapping[str, Any], files: Sequence[Path]) 
     if params.tracking.enabled:
         mirror = _Mirror(params)
         mirror.attempt(partial(mirror.complete, metrics, files), UPLOAD_SECONDS)
+        mirror.guard.forget()
 
 
 def all_runs(experiment: str) -> list[Any]:
@@ -196,7 +197,7 @@ class _Mirror:
         self.lock = filelock.FileLock(
             paths.scratch() / "mlflow.lock", timeout=CONNECT_SECONDS if self.local else CALL_SECONDS
         )
-        self.guard = guard.Guard("MLflow")
+        self.guard = guard.Guard("MLflow", self.waiting / "warned")
         self.client: Any = None
         self.experiment_id = self.parent_id = ""
         self.started = now()
@@ -342,6 +343,7 @@ class _Mirror:
         for params in _batches(self.params.items(), 100):
             self.client.log_batch(parent, params=[Param(*item) for item in params])
         self.client.log_batch(parent, tags=[RunTag(*item) for item in self.tags.items()])
+        self.client.set_tag(parent, COMMIT, self.tags.get("git_commit", ""))
         known = self.client.get_run(parent).data.metrics
         values = {key: float(value) for key, value in leaves(metrics) if value is not None}
         changed = [Metric(key, value, time, 0) for key, value in values.items() if known.get(key) != value]

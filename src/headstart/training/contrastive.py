@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -104,9 +105,7 @@ def train_simclr(
     """
     num_train = len(train.split.labels)
     if batch_size > num_train:
-        raise UserError(
-            f"params.yaml: data.*.batch_size: {batch_size} is larger than the train split of {num_train} images"
-        )
+        raise UserError(f"batch_size {batch_size} is larger than the train split of {num_train} images: lower it")
     steps = num_train // batch_size
     checkpoint = checkpoint or NoCheckpoint()
     model = nn.Sequential(backbone, projector)
@@ -118,30 +117,31 @@ def train_simclr(
     model.train()
     run = _Run(model, optimizer, steps)
     run.restore(checkpoint.load())
-    peak = recipe.learning_rate * batch_size / 256
+    rate_at = partial(
+        learning_rate,
+        peak=recipe.learning_rate * batch_size / 256,
+        steps_per_epoch=steps,
+        epochs=recipe.epochs,
+        schedule=recipe.schedule,
+        warmup_epochs=recipe.warmup_epochs,
+        final=recipe.final_lr,
+    )
     for epoch in range(run.step // steps, recipe.epochs):
         order = torch.randperm(num_train, generator=generator(seed, "order", epoch))
         for k in range(run.step % steps, steps):
-            rate = learning_rate(
-                run.step,
-                peak=peak,
-                steps_per_epoch=steps,
-                epochs=recipe.epochs,
-                schedule=recipe.schedule,
-                warmup_epochs=recipe.warmup_epochs,
-                final=recipe.final_lr,
-            )
             x_BCHW = train.pairs(order[k * batch_size : (k + 1) * batch_size], "step", run.step, seed=seed)
-            run.losses[k] = training_step(model, optimizer, x_BCHW, rate, recipe)
+            run.losses[k] = training_step(model, optimizer, x_BCHW, rate_at(run.step), recipe)
             run.step += 1
             on_step(run.step)
             if run.step % steps and checkpoint.due():
+                _check_finite(run, rate_at, projector)
                 checkpoint.save(run.state())
+        _check_finite(run, rate_at, projector)
         row = Epoch(
             epoch + 1,
             run.losses.mean().item(),
             validation_loss(model, val, recipe, batch_size, seed),
-            rate,
+            rate_at(run.step - 1),
             steps * batch_size,
         )
         run.finish_epoch(row)
@@ -229,13 +229,26 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+def _check_finite(run: _Run, rate_at: Callable[[int], float], projector: nn.Module) -> None:
+    """Stop at the first loss of this epoch that is not finite; before a checkpoint, which would keep it."""
+    steps = len(run.losses)
+    begun = (run.step - 1) // steps * steps
+    bad = (~torch.isfinite(run.losses[: run.step - begun])).nonzero()
+    if len(bad):
+        step = begun + int(bad[0])
+        where = f"at step {step + 1} (epoch {step // steps + 1}, lr {rate_at(step):.3g}, projector {_describe(projector)})"
+        raise UserError(f"SimCLR loss is not finite {where}: lower simclr.learning_rate or raise simclr.warmup_epochs")
+
+
 def _check_loss(history: list[Epoch], recipe: SimCLR, batch_size: int, projector: nn.Module) -> None:
     """Stop a run that can no longer end well, saying where and what to try."""
     last = history[-1]
     step = last.num_images // batch_size * last.epoch
     where = f"at epoch {last.epoch} (step {step}, lr {last.learning_rate:.3g}, projector {_describe(projector)})"
-    if not math.isfinite(last.train_loss) or not math.isfinite(last.val_loss):
-        raise UserError(f"SimCLR loss is not finite {where}: lower simclr.learning_rate or raise simclr.warmup_epochs")
+    if not math.isfinite(last.val_loss):
+        raise UserError(
+            f"SimCLR validation loss is not finite {where}: lower simclr.learning_rate or raise simclr.warmup_epochs"
+        )
     collapsed = math.log(2 * batch_size - 1)
     recent = [row for row in history if row.epoch > recipe.warmup_epochs][-STUCK_EPOCHS:]
     if len(recent) == STUCK_EPOCHS and all(abs(row.train_loss - collapsed) < STUCK_MARGIN for row in recent):
