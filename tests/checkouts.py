@@ -79,6 +79,7 @@ def executed(output: str) -> set[str]:
 def restore(folder: Path) -> None:
     """Bring the workspace back to its last commit."""
     run(folder, "git", "checkout", "-q", ".")
+    run(folder, "git", "clean", "-fdq", "metrics")
     run(folder, "dvc", "checkout", "--force")
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from headstart.data.arrays import SPLITS, Standardize, load_split
+from headstart.data.arrays import Standardize, load_split
+from headstart.data.tree import SPLITS
 from headstart.data.formats import digits
 from headstart.data.pack import Packing, pack
 

@@ -326,7 +326,8 @@ def test_images_of_many_sizes_the_first_of_which_mislead(tmp_path):
     assert everything == {decode(data, 13)[0].tobytes() for data in files.values()}
 
 
-def test_unreadable_images_are_named_and_may_be_skipped(tmp_path):
+def test_unreadable_images_are_named_and_may_be_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr("headstart.data.pack.LISTED", 10)
     files = tree(train=80)
     bad = {f"train/a/bad{index:02}.png": b"nothing" for index in range(13)}
     bad["train/b/tiny.png"] = UNREADABLE["tiny"][0]

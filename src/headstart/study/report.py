@@ -60,7 +60,7 @@ def loss_figure(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]]) -
         for key, style in (("train_loss", "-"), ("val_loss", "--")):
             label = f"{dataset} {key.removesuffix('_loss')}"
             axes.plot(epochs, [float(row[key]) for row in rows], style, color=f"C{number}", label=label)
-    axes.set(xlabel="epoch", ylabel="NT-Xent (nats)", title="SimCLR loss (train and val differ in batch size)")
+    axes.set(xlabel="epoch", ylabel="NT-Xent (nats)", title="SimCLR loss (val: fixed views, eval mode)")
     axes.legend()
     figure.savefig(path, dpi=100)
 

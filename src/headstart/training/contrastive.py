@@ -236,7 +236,9 @@ def _check_finite(run: _Run, rate_at: Callable[[int], float], projector: nn.Modu
     bad = (~torch.isfinite(run.losses[: run.step - begun])).nonzero()
     if len(bad):
         step = begun + int(bad[0])
-        where = f"at step {step + 1} (epoch {step // steps + 1}, lr {rate_at(step):.3g}, projector {_describe(projector)})"
+        where = (
+            f"at step {step + 1} (epoch {step // steps + 1}, lr {rate_at(step):.3g}, projector {_describe(projector)})"
+        )
         raise UserError(f"SimCLR loss is not finite {where}: lower simclr.learning_rate or raise simclr.warmup_epochs")
 
 
