@@ -39,11 +39,16 @@ class Standardize:
         return (x_BCHW - mean) / torch.where(std > 0, std, 1.0)
 
 
+def array_path(folder: Path, split: str, part: str) -> Path:
+    """Return the file of one array of a prepared dataset; part: images, labels or sizes."""
+    return folder / f"{split}_{part}.npy"
+
+
 def load_split(folder: Path, split: str) -> Split:
     """Return one split of a prepared dataset, its images memory-mapped."""
-    images = np.load(folder / f"{split}_images.npy", mmap_mode="c")
+    images = np.load(array_path(folder, split, "images"), mmap_mode="c")
     return Split(
         torch.from_numpy(images),
-        torch.from_numpy(np.load(folder / f"{split}_labels.npy")).long(),
-        torch.from_numpy(np.load(folder / f"{split}_sizes.npy")).long(),
+        torch.from_numpy(np.load(array_path(folder, split, "labels"))).long(),
+        torch.from_numpy(np.load(array_path(folder, split, "sizes"))).long(),
     )

@@ -11,6 +11,7 @@ from typing import Any
 import joblib  # its workers do not import the main script
 import numpy as np
 
+from headstart.data.arrays import array_path
 from headstart.data.decode import Job, Stored, measure, store
 from headstart.data.formats import Listing
 from headstart.data.tree import SPLITS
@@ -37,11 +38,6 @@ class Packing:
     test_fraction: float
     seed: int
     skip_unreadable: bool
-
-
-def array_path(folder: Path, split: str, part: str) -> Path:
-    """Return the file of one array of a prepared dataset; part: images, labels or sizes."""
-    return folder / f"{split}_{part}.npy"
 
 
 def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable[[int], object]) -> dict[str, Any]:
