@@ -154,6 +154,12 @@ def test_values_keep_their_types(loaded):
     assert loaded(data__stored_size=None).options.stored_size is None
 
 
+@pytest.mark.parametrize("mirror", [None, "http://host:8000/sets", "https://host", "file:///sets"])
+def test_mirrors(loaded, mirror):
+    options = loaded(data__mirror=mirror, data__archives="~/sets").options
+    assert (options.mirror, options.archives) == (mirror, "~/sets")
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
 def test_devices(loaded, device):
     assert loaded(device=device).device == device
@@ -192,6 +198,8 @@ WRONG_TYPES = [
     ("data.digits.path", 7, "must be a string"),
     ("data.standardize", "no", "must be a boolean"),
     ("data.stored_size", "large", "must be an integer"),
+    ("data.archives", 7, "must be a string"),
+    ("data.mirror", ["https://host"], "must be a string"),
 ]
 OUT_OF_RANGE = [
     ("seed", -1, "must be at least 0"),
@@ -225,6 +233,9 @@ OUT_OF_RANGE = [
     ("data.digits.image_size", 2, "must be at least 4"),
     ("data.cifar10.batch_size", 1, "must be at least 2"),
     ("data.stored_size", 1, "must be at least 4"),
+    ("data.mirror", "ftp://host", "must be null or a URL that begins with http://, https:// or file://"),
+    ("data.mirror", "host/path", "must be null or a URL that begins with http://, https:// or file://"),
+    ("data.mirror", "https://host/a b", "must be null or a URL that begins with http://, https:// or file://"),
     ("data.digits.image_size", 7, "is too small for backbone.stem stride2: must be at least 8, or choose stem cifar"),
     ("datasets", [], "must name at least one dataset"),
     ("datasets", ["digits", "digits"], "must not name a dataset twice"),

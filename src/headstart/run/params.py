@@ -52,6 +52,8 @@ class DataOptions:
     """What holds for every dataset."""
 
     standardize: bool
+    archives: str | None
+    mirror: str | None
     skip_unreadable: bool
     stored_size: Annotated[int, Range(4)] | None
     val_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
@@ -238,6 +240,11 @@ def _check_references(params: Params) -> None:
         raise UserError(_line("datasets", params.datasets, "must not name a dataset twice"))
     for name in params.datasets:
         check_image_size(params.backbone, params.dataset(name).image_size, f"data.{name}.image_size")
+    mirror = params.options.mirror
+    if mirror is not None and not re.fullmatch(r"(https?|file)://\S+", mirror):
+        raise UserError(
+            _line("data.mirror", mirror, "must be null or a URL that begins with http://, https:// or file://")
+        )
     if "mean" in params.data:
         raise UserError("params.yaml: data.mean: no name for a dataset: metrics.json has its mean over datasets there")
     for name, row in params.data.items():
