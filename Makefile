@@ -4,7 +4,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint ui
+.PHONY: report repro test lint ui
 .DEFAULT_GOAL := repro
 
 repro: .venv/.ready
@@ -16,6 +16,9 @@ repro: .venv/.ready
 
 test: .venv/.ready
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+
+report: .venv/.ready
+	@python -m headstart report --rows dvc --out report/index.html
 
 lint: .venv/.ready
 	ruff check .

@@ -52,6 +52,20 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--save-rows", type=Path, metavar="FILE", help="also write the rows as CSV, for --rows FILE")
     compare.set_defaults(run=_compare)
+    report = commands.add_parser(
+        "report", help="the study's report on runs as one HTML page, with its text as Markdown"
+    )
+    report.add_argument(
+        "--rows",
+        action="append",
+        metavar="SOURCE",
+        help="as of compare, and repeatable: all runs on one page (default: dvc, with the workspace's)",
+    )
+    report.add_argument("--out", type=Path, default=Path("report/index.html"), metavar="FILE.html")
+    report.add_argument("--claim", action="append", default=[], metavar="C1..C8", help="repeatable; default: all")
+    report.add_argument("--published-dir", type=Path, metavar="DIR", help="as of compare")
+    report.add_argument("--margin", type=float, default=1.0, help="as of compare")
+    report.set_defaults(run=_report)
     return top
 
 
@@ -59,6 +73,12 @@ def _compare(options: argparse.Namespace) -> None:
     from headstart.commands.compare import compare
 
     compare(options)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from headstart.commands.report import report
+
+    report(options)
 
 
 if __name__ == "__main__":

@@ -52,13 +52,16 @@ def read_mlflow() -> list[dict[str, Any]]:
     return records
 
 
-def read(source: str, published_dir: Path | None) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows of a source (a key of SOURCES or a CSV file) and notes on reading them."""
+def read(source: str, published_dir: Path | None, workspace: bool = False) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of a source (a key of SOURCES or a CSV file) and notes on reading them.
+
+    workspace: dvc's rows hold the workspace's results too.
+    """
     if source == "published":
         folder = published_dir or published.download(paths.main_workspace() / ".cache" / "published")
         return rows.to_rows(published.read_runs(folder), source), published.differing(folder)
     if source == "dvc":
-        records, notes = read_dvc(Path())
+        records, notes = read_dvc(Path(), workspace)
         if all(record["probe_test_top1"] is None for record in records):
             raise UserError(
                 f"{SOURCES[source]}: none holds finished results of its params.yaml; run dvc exp run, or make repro "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 METRICS = Path("metrics/metrics.json")
 REPORT = Path("metrics/report.md")
+PAGE = Path("metrics/report.html")
 PLOTS = Path("metrics/plots")
 
 

@@ -32,11 +32,13 @@ _PROJECTOR = ("projector_init", "projector_hidden_dim", "projector_out_dim", "pr
 _NO_PROTOCOL = ("data.standardize", "data.skip_unreadable")  # an axis; changes no result
 NEEDED = [name for name, column in COLUMNS.items() if column.needed]
 FINISHED_STATES = (None, "Success")
+WORKSPACE = "workspace"  # what DVC calls it
 
 
-def read_dvc(root: Path) -> tuple[list[Row], list[str]]:
+def read_dvc(root: Path, workspace: bool = False) -> tuple[list[Row], list[str]]:
     """Return a row per dataset of every branch's last commit and of every experiment, and notes; HEAD's come first.
 
+    workspace: also of the results that lie in the workspace, last, so that they count only where no commit has them.
     What is queued, running or failed has no accuracy. Notes name commits that are left out: without the study's
     parameters, or with parameters that were edited after the results were made. Raises UserError where there is no git
     repository with a commit.
@@ -50,8 +52,8 @@ def read_dvc(root: Path) -> tuple[list[Row], list[str]]:
         raise UserError(f"{root}: DVC cannot list the experiments: {error}") from None
     rows: list[Row] = []
     foreign, stale = [], []
-    for shown in table:
-        if shown["rev"] == "workspace":
+    for shown in sorted(table, key=lambda shown: shown["rev"] == WORKSPACE):
+        if shown["rev"] == WORKSPACE and not workspace:
             continue
         record = _record(shown)
         name = str(shown["Experiment"] or shown["rev"])
@@ -187,8 +189,10 @@ def _value(value: Any) -> Any:
 
 def _lock(root: Path, revision: str) -> dict[str, Any]:
     try:
-        return yaml.load(_git(root, "show", f"{revision}:dvc.lock"), Loader=_LOADER)["stages"]
-    except (subprocess.CalledProcessError, KeyError, TypeError):
+        lock = root / "dvc.lock"
+        text = lock.read_text() if revision == WORKSPACE else _git(root, "show", f"{revision}:dvc.lock")
+        return yaml.load(text, Loader=_LOADER)["stages"]
+    except (OSError, subprocess.CalledProcessError, KeyError, TypeError):
         return {}
 
 

@@ -5,8 +5,23 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from headstart.study import curves
+from headstart.study.page import Block, Page, Picture, Section, Text, table
+
 Summaries = Mapping[str, Mapping[str, Any]]  # dataset -> {"simclr": summary.json, "probe": summary.json}
 Row = dict[str, Any]
+
+TO_COMPARE = (
+    "`dvc exp run --queue -S 'seed=range(0,3)' -S 'projector.init=autoencoder,random'`, then `dvc queue start -j 1` "
+    "and `make report`"
+)
+# a picture's file is <dataset>_<kind>.png -> what it shows
+PICTURES = {
+    "views": "Training images, one a column: four random views of each, as SimCLR sees them. 1 run, 1 seed.",
+    "reconstructions": "Test images above, what the autoencoder makes of them below. 1 run, 1 seed.",
+    "confusion": "Confusion of the linear probe on the test split: true classes by row. 1 run, 1 seed.",
+}
+QUESTION = "What does SimCLR's projection head owe to how its first layer was initialised? This page is on one run."
 
 
 def metrics(summaries: Summaries) -> dict[str, dict[str, float]]:
@@ -68,11 +83,7 @@ def loss_figure(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]]) -
 def markdown(summaries: Summaries, settings: Mapping[str, Any], pictures: Mapping[str, Sequence[str]]) -> str:
     """Return the report page: one table, what was trained, and the pictures (dataset -> paths relative to the page)."""
     table = metrics(summaries)
-    few = next((name for name in table if name.startswith("few") and name[3:].isdigit()), None)
-    columns = {"top-1": "top1", "untrained": "top1_untrained", "majority": "top1_majority"}
-    if few:
-        columns |= {f"{few[3:]} labels per class": few, "untrained, few labels": f"{few}_untrained"}
-    columns |= {"macro F1": "macro_f1", "val NT-Xent": "val_loss", "autoencoder test MSE": "autoencoder_test_mse"}
+    columns = result_columns(table)
     lines = [
         "# Headstart: result of this run",
         "",
@@ -90,6 +101,104 @@ def markdown(summaries: Summaries, settings: Mapping[str, Any], pictures: Mappin
         lines += ["", f"## {dataset}", ""]
         lines += [f"![{Path(path).stem.replace('_', ' ')}]({path})" for path in paths]
     return "\n".join(lines) + "\n"
+
+
+def result_columns(table: Mapping[str, Any]) -> dict[str, str]:
+    """Return heading -> metric of the result's table."""
+    few = next((name for name in table if name.startswith("few") and name[3:].isdigit()), None)
+    columns = {"top-1": "top1", "untrained": "top1_untrained", "majority": "top1_majority"}
+    if few:
+        columns |= {f"{few[3:]} labels per class": few, "untrained, few labels": f"{few}_untrained"}
+    return columns | {"macro F1": "macro_f1", "val NT-Xent": "val_loss", "autoencoder test MSE": "autoencoder_test_mse"}
+
+
+def captioned(name: str, png: bytes) -> Picture | None:
+    """Return the picture of a file <dataset>_<kind>.png, or None where its kind is none that a page shows."""
+    dataset, _, kind = name.rpartition("_")
+    if kind not in PICTURES or not dataset:
+        return None
+    return Picture(
+        name, f"{dataset}. {PICTURES[kind]}", png, f"{kind.capitalize()} of {dataset}: {PICTURES[kind].lower()}"
+    )
+
+
+def page(
+    summaries: Summaries,
+    settings: Mapping[str, Any],
+    losses: Mapping[str, Sequence[Mapping[str, str]]],
+    pictures: Sequence[Picture],
+) -> Page:
+    """Return the page of a single run: what there is, and that one run decides nothing.
+
+    losses: dataset -> rows of epoch, train_loss, val_loss. The page holds no time and no name of a machine.
+    """
+    arm = settings["projector"]
+    lines = [curves.curve("this run", name, arm, rows) for name, rows in losses.items()]
+    shown: dict[str, tuple[Block, ...]] = {
+        kind: tuple(picture for picture in pictures if picture.name.endswith(kind)) for kind in PICTURES
+    }
+    nothing = "No picture here: this initialisation needs no autoencoder."
+    sections = [
+        Section("result", "Result", _result(summaries), "Result"),
+        Section("verdicts", "Verdicts", (Text(f"1 run, 1 seed: nothing to compare. Run {TO_COMPARE}."),), "Verdicts"),
+        Section("curves", "Training curves", (curves.figure(lines, [arm]),), "Curves"),
+        Section("views", "Views", shown["views"], "Views"),
+        Section("reconstruction", "Reconstruction", shown["reconstructions"] or (Text(nothing),), "Reconstruction"),
+        Section("confusion", "Confusion", shown["confusion"], "Confusion"),
+        Section("cost", "Cost", _cost(summaries), "Cost"),
+    ]
+    lead = f"Projector: {arm}. Seed {settings['seed']}, recipe {settings['recipe']}. {_lead(summaries)}"
+    return Page("Headstart: result of this run", QUESTION, lead, tuple(sections))
+
+
+def _lead(summaries: Summaries) -> str:
+    parts = [
+        f"{name}: a linear probe on SimCLR's features finds {100 * summary['probe']['trained']['top1']:.1f} % of "
+        f"{summary['probe']['num_test']} test images, on the same backbone before SimCLR "
+        f"{100 * summary['probe']['untrained']['top1']:.1f} %."
+        for name, summary in summaries.items()
+    ]
+    return " ".join(parts)
+
+
+def _result(summaries: Summaries) -> tuple[Block, ...]:
+    values = metrics(summaries)
+    columns = result_columns(values)
+    records = [
+        {"dataset": name, "test images": str(summary["probe"]["num_test"])}
+        | {title: _cell(values.get(metric, {}).get(name)) for title, metric in columns.items()}
+        for name, summary in summaries.items()
+    ]
+    caption = "Accuracies of linear probes on frozen backbone features, as fractions of the test split. 1 run, 1 seed."
+    numbers = set(records[0]) - {"dataset"}
+    note = Text("Untrained is the same backbone before SimCLR; majority always says the commonest class.", "note")
+    return (table("result-table", caption, records, numbers), note)
+
+
+def _cost(summaries: Summaries) -> tuple[Block, ...]:
+    records = []
+    for name, summary in summaries.items():
+        simclr, autoencoder = summary["simclr"], summary["simclr"]["autoencoder"] or {}
+        images, epochs = simclr.get("num_train"), simclr.get("num_epochs")
+        seen = images * epochs if images and epochs else None
+        records.append(
+            {
+                "dataset": name,
+                "training images": _count(images),
+                "epochs": _count(epochs),
+                "images seen": _count(seen),
+                "backbone parameters": _count(simclr.get("backbone_parameters")),
+                "projector parameters": _count(simclr.get("projector_parameters")),
+                "autoencoder parameters": _count(autoencoder.get("num_parameters")),
+            }
+        )
+    note = "Times and images per second are in MLflow (`make ui`): an output holds none, so that it repeats."
+    caption = "What the run took. 1 run, 1 seed."
+    return (table("cost-table", caption, records, set(records[0]) - {"dataset"}), Text(note, "note"))
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else str(value)
 
 
 def _cell(value: float | None) -> str:

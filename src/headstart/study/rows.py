@@ -169,7 +169,7 @@ def finished(rows: pd.DataFrame, source: str) -> Table:
         )
     runs = runs[~again].reset_index(drop=True)
     if runs.empty:
-        raise UserError(f"{source}: no finished run ({_counted(len(rows), 'row')} read)")
+        raise UserError(f"{source}: no finished run ({counted(len(rows), 'row')} read)")
     runs["failed"] = _failed(runs)
     protocols = runs["protocol"].nunique()
     if protocols > 1:
@@ -180,7 +180,7 @@ def finished(rows: pd.DataFrame, source: str) -> Table:
 def describe(table: Table) -> str:
     """Return in sentences what the table holds, and which arms the failed runs are of."""
     runs = table.runs
-    counts = [_counted(len(runs), "run"), *(_counted(runs[f"{word}"].nunique(), word) for word in ("dataset", "seed"))]
+    counts = [counted(len(runs), "run"), *(counted(runs[f"{word}"].nunique(), word) for word in ("dataset", "seed"))]
     text = f"{', '.join(counts)}."
     if not runs["failed"].any():
         return f"{text} No run failed."
@@ -194,7 +194,8 @@ def describe(table: Table) -> str:
     )
 
 
-def _counted(number: int, word: str) -> str:
+def counted(number: int, word: str) -> str:
+    """Return "1 run" or "2 runs"."""
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 

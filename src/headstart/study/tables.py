@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from headstart.study.claims import Answer
-from headstart.study.claims.verdict import Effect, Verdict
+from headstart.study.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Effect, Verdict
+
+VERDICTS = (SUPPORTED, REFUTED, UNDECIDED)
 
 # heading, and how an Effect's cell reads; columns without any content are left out
 _COLUMNS: dict[str, Callable[[Effect], str]] = {
@@ -51,7 +53,7 @@ def markdown(answers: Sequence[Answer], intro: Sequence[str]) -> str:
         for runs, verdict in answer.verdicts:
             if verdict.effects:
                 lines.append(f"Numbers, {runs}:")
-                lines.append(_pipes(_table(verdict)))
+                lines.append(_pipes(effect_table(verdict)))
     return "\n\n".join(lines) + "\n"
 
 
@@ -62,7 +64,7 @@ def latex(answers: Sequence[Answer], intro: Sequence[str]) -> str:
         for runs, verdict in answer.verdicts:
             title = f"{answer.claim}: {answer.statement}. {headline(verdict)} ({runs}). {verdict.reason}"
             if verdict.effects:
-                parts.append(_table(verdict).to_latex(index=False, escape=True, caption=_escaped(title)).rstrip())
+                parts.append(effect_table(verdict).to_latex(index=False, escape=True, caption=_escaped(title)).rstrip())
             else:
                 parts.append(f"% {title}")
     return "\n\n".join(parts) + "\n"
@@ -110,7 +112,8 @@ def headline(verdict: Verdict) -> str:
     return f"{verdict.verdict}, though the numbers point to: {verdict.points_to}" if held_back else verdict.verdict
 
 
-def _table(verdict: Verdict) -> pd.DataFrame:
+def effect_table(verdict: Verdict) -> pd.DataFrame:
+    """Return a verdict's numbers as text, a column each; columns without any content are left out."""
     cells = {name: [read(row) for row in verdict.effects] for name, read in _COLUMNS.items()}
     return pd.DataFrame({name: column for name, column in cells.items() if any(column)})
 

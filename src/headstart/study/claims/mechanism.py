@@ -53,7 +53,7 @@ def better_reconstruction_helps(rows: pd.DataFrame, margin: float) -> Verdict:
     pairs = contrast.pairs[contrast.pairs["autoencoder_test_mse_first"].notna()]
     if contrast.pairs.empty:
         return nothing(no_pairs(rows, PRETRAINED, DEFAULT), [run_arm(*PRETRAINED), run_arm(*DEFAULT)])
-    points = _by_autoencoder(rows, pairs)
+    points = by_autoencoder(rows, pairs)
     one_width = points.groupby(["dataset", "protocol", "width"])["error"].transform("size") >= MIN_CHECKPOINTS
     confounded = not one_width.any()
     points = points if confounded else points[one_width]
@@ -92,7 +92,8 @@ def _rank_effect(points: pd.DataFrame, column: str, strata: pd.Series, measure: 
     return counted(Effect(f"reconstruction error and {words}", measure, ALL, value, p=p, note=note), pairs)
 
 
-def _by_autoencoder(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+def by_autoencoder(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per autoencoder of pairs: dataset, protocol, width, error (MSE), mean gain, share of failed runs."""
     failed = pairs["row_first"].map(rows["failed"]).astype(float)
     groups = pairs.assign(failures=failed).groupby("checkpoint", sort=True)
     return groups.agg(

@@ -1,0 +1,58 @@
+"""Write the study's report on runs as one self-contained HTML page, and as Markdown beside it."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from headstart.commands.compare import SOURCES, read
+from headstart.errors import UserError
+from headstart.run import artifacts, paths
+from headstart.study import claims, curves, figures, page, rows
+from headstart.study.comparison import comparison
+from headstart.study.page import Picture
+from headstart.study.report import captioned
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the page and say where; raises UserError where there is no finished run or a row is not of the schema."""
+    if not options.margin > 0:
+        raise UserError(f"--margin {options.margin:g}: must be above 0 (accuracy points)")
+    out: Path = options.out
+    if out.suffix != ".html":
+        raise UserError(f"--out {out}: must end in .html")
+    sources = list(dict.fromkeys(options.rows or ["dvc"]))
+    tables, notes = [], []
+    for source in sources:
+        table, said = read(source, options.published_dir, workspace=True)
+        tables.append(table)
+        notes += said
+    name = " and ".join(SOURCES.get(source, Path(source).name) for source in sources)
+    data = rows.finished(pd.concat(tables, ignore_index=True), name)
+    own = "dvc" in sources
+    content = comparison(
+        data,
+        claims.evaluate(data.runs, options.claim, options.margin),
+        source=name,
+        margin=options.margin,
+        notes=notes,
+        curves=_curves(data.runs) if own else [],
+        pictures=workspace_pictures() if own else [],
+    )
+    artifacts.write_text(out, page.to_html(content))
+    artifacts.write_text(out.with_suffix(".md"), page.to_markdown(content, out.name))
+    print(
+        f"{out}: {len(data.runs)} runs, {out.stat().st_size / 1e6:.2f} MB; the same as text: {out.with_suffix('.md')}"
+    )
+
+
+def _curves(runs: pd.DataFrame) -> list[curves.Curve]:
+    table = figures.labelled(runs)
+    arms = {(run, dataset): arm for run, dataset, arm in zip(table["run"], table["dataset"], table["arm"], strict=True)}
+    return curves.read_experiments(Path(), arms)
+
+
+def workspace_pictures() -> list[Picture]:
+    """Return the views and reconstructions that the workspace's report stage has gathered."""
+    found = sorted((paths.PLOTS / "images").glob("*_*.png"))
+    return [picture for path in found if (picture := captioned(path.stem, path.read_bytes()))]

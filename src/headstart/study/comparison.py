@@ -1,0 +1,263 @@
+"""The report on many runs: verdicts, figures, cost and the runs themselves, as a page."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from headstart.study import figures, rows, tables
+from headstart.study.claims import Answer
+from headstart.study.claims.verdict import REFUTED, SUPPORTED, Verdict
+from headstart.study.curves import Curve
+from headstart.study.curves import figure as curves_figure
+from headstart.study.page import (
+    UNKNOWN,
+    Block,
+    Chip,
+    Chips,
+    Column,
+    Details,
+    Page,
+    Picture,
+    Points,
+    Section,
+    Table,
+    Text,
+    table,
+)
+from headstart.study.report import TO_COMPARE
+
+QUESTION = (
+    "What does SimCLR's projection head owe to how its first layer was initialised? The paper (arXiv:2408.14514) "
+    "replaces that layer by the frozen embedding layer of an autoencoder, pretrained on the same images, and reports "
+    "up to 2.9 points more linear-probe accuracy."
+)
+
+
+def comparison(
+    data: rows.Table,
+    answers: Sequence[Answer],
+    *,
+    source: str,
+    margin: float,
+    notes: Sequence[str] = (),
+    curves: Sequence[Curve] = (),
+    pictures: Sequence[Picture] = (),
+) -> Page:
+    """Return the page on finished runs and the answers to claims on them.
+
+    source: what the runs are, in words. notes: what was odd about reading them. curves, pictures: where they are at
+    hand; the page says what it lacks.
+    """
+    runs = data.runs
+    sections = [
+        _verdicts(answers),
+        *(_claim(answer, margin) for answer in answers),
+        Section("maps", "Accuracy by width and activation", _maps(runs), "Widths"),
+        Section("distribution", "Accuracy by initialisation", (figures.distribution(runs),), "Distribution"),
+        Section("loss", "Loss and accuracy", _or(figures.loss_and_accuracy(runs), "No run has a finite loss."), "Loss"),
+        Section("reconstruction", "Reconstruction and gain", _reconstruction(runs, pictures), "Reconstruction"),
+        Section("curves", "Training curves", _curves(runs, curves), "Curves"),
+        Section(
+            "views", "Views", _pictures(pictures, "views", "No picture of views is at hand for these runs."), "Views"
+        ),
+        Section("cost", "Cost", _cost(runs), "Cost"),
+        Section("runs", "Runs", _runs(runs, [*notes, *data.notes]), "Runs"),
+    ]
+    return Page(f"Headstart: {source}", QUESTION, _lead(data, answers), tuple(sections))
+
+
+def _lead(data: rows.Table, answers: Sequence[Answer]) -> str:
+    if not any(answer.everything.effects for answer in answers):
+        return f"{rows.describe(data)} {nothing_to_compare(data.runs)}"
+    words = {verdict: sum(answer.everything.verdict == verdict for answer in answers) for verdict in tables.VERDICTS}
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in words.items())
+    return f"{rows.describe(data)} Of {len(answers)} claims: {counts}."
+
+
+def nothing_to_compare(runs: pd.DataFrame) -> str:
+    """Return the sentence for runs that hold no matched pair, with what to run."""
+    words = f"{rows.counted(len(runs), 'run')}, {rows.counted(runs['seed'].nunique(), 'seed')}"
+    return f"{words}: nothing to compare. Run {TO_COMPARE}."
+
+
+# ---- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def chip(verdict: Verdict) -> Chip:
+    """Return the verdict as a chip."""
+    return Chip(verdict.verdict, {SUPPORTED: "yes", REFUTED: "no"}.get(verdict.verdict, "open"))
+
+
+def _verdicts(answers: Sequence[Answer]) -> Section:
+    columns = tuple(
+        Column(title) for title in ("claim", "verdict", "the numbers point to", "without failed runs", "statement")
+    )
+    cells = tuple(
+        (
+            answer.claim,
+            chip(answer.everything),
+            answer.everything.points_to,
+            chip(answer.without_failed) if answer.without_failed else "no run failed",
+            answer.statement,
+        )
+        for answer in answers
+    )
+    return Section(
+        "verdicts",
+        "Verdicts",
+        (
+            Table("verdict-table", "What the runs say of each claim.", columns, cells),
+            Text(f"{tables.UNITS} A verdict is undecided on fewer than three seeds or without the controls.", "note"),
+        ),
+        "Verdicts",
+    )
+
+
+def _claim(answer: Answer, margin: float) -> Section:
+    chips = tuple(
+        Chip(
+            chip(verdict).words,
+            chip(verdict).tone,
+            runs if verdict.points_to == verdict.verdict else f"{runs}; the numbers point to: {verdict.points_to}",
+        )
+        for runs, verdict in answer.verdicts
+    )
+    blocks: list[Block] = [Chips(chips), Text(answer.everything.reason)]
+    figure = figures.effects(answer, margin)
+    blocks += [figure] if figure else []
+    if answer.without_failed and answer.without_failed.reason != answer.everything.reason:
+        blocks.append(Text(f"Without failed runs: {answer.without_failed.reason}", "note"))
+    if answer.everything.decide:
+        blocks += [Text("What would decide it:"), Points(tuple(map(_command, answer.everything.decide)))]
+    numbers = [
+        _numbers(answer, verdict, runs, number)
+        for number, (runs, verdict) in enumerate(answer.verdicts)
+        if verdict.effects
+    ]
+    if numbers:
+        total = sum(len(block.rows) for block in numbers)
+        blocks.append(Details(f"All {total} numbers of {answer.claim}", tuple(numbers)))
+    return Section(answer.claim, f"{answer.claim} · {answer.statement}", tuple(blocks), answer.claim, level=3)
+
+
+def _numbers(answer: Answer, verdict: Verdict, runs: str, number: int) -> Table:
+    words = {"contrast", "measure", "dataset", "bounds", "of", "note"}
+    records = [
+        {str(name): str(cell) for name, cell in row.items()} for row in tables.effect_table(verdict).to_dict("records")
+    ]
+    numeric = set(records[0]) - words
+    return table(f"{answer.claim}-numbers-{number}", f"{answer.claim}, {runs}.", records, numeric)
+
+
+def _command(step: str) -> str:
+    """Set the command in a step as code."""
+    start = step.find("dvc exp run")
+    return f"{step[:start]}`{step[start:]}`" if start >= 0 else step
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _or(figure: Block | None, otherwise: str) -> tuple[Block, ...]:
+    return (figure or Text(otherwise),)
+
+
+def _maps(runs: pd.DataFrame) -> tuple[Block, ...]:
+    first, *others = figures.heat_maps(runs)
+    blocks: list[Block] = [first[1]]
+    if others:
+        blocks.append(Details("The same for each dataset", tuple(figure for _, figure in others)))
+    return tuple(blocks)
+
+
+def _reconstruction(runs: pd.DataFrame, pictures: Sequence[Picture]) -> tuple[Block, ...]:
+    figure = figures.reconstruction_and_gain(runs)
+    nothing = "No autoencoder with a known error has runs beside random ones, so there is no gain to set beside it."
+    return (*_or(figure, nothing), *_pictures(pictures, "reconstructions", "No picture of reconstructions is at hand."))
+
+
+def _curves(runs: pd.DataFrame, curves: Sequence[Curve]) -> tuple[Block, ...]:
+    if not curves:
+        return (Text("These rows hold final losses only; curves come with runs of this repository (`--rows dvc`)."),)
+    return (curves_figure(curves, figures.arm_names(runs)),)
+
+
+def _pictures(pictures: Sequence[Picture], what: str, otherwise: str) -> tuple[Block, ...]:
+    own = tuple(picture for picture in pictures if picture.name.endswith(what))
+    return own or (Text(otherwise),)
+
+
+# ---- cost and runs ---------------------------------------------------------------------------------------------------
+
+
+def _cost(runs: pd.DataFrame) -> tuple[Block, ...]:
+    labelled = figures.labelled(runs)
+    if labelled[["train_seconds", "probe_seconds"]].isna().all(axis=None):
+        return (Text("These rows hold no times; those of MLflow do (`--rows mlflow`)."),)
+    groups = [(str(name), part) for name, part in labelled.groupby("group")]
+    records = [_cost_row(name, part) for name, part in [*groups, ("all", labelled)]]
+    numeric = set(records[0]) - {"dataset"}
+    return (
+        table(
+            "cost-table",
+            f"Wall time as recorded; min a run and images/s are medians. {figures.stands_on(runs)}",
+            records,
+            numeric,
+        ),
+    )
+
+
+def _cost_row(name: str, part: pd.DataFrame) -> dict[str, str]:
+    seconds = part["train_seconds"].fillna(0) + part["probe_seconds"].fillna(0)
+    known = part[["train_seconds", "probe_seconds"]].notna().any(axis=1)
+    return {
+        "dataset": name,
+        "runs": str(len(part)),
+        "with times": str(int(known.sum())),
+        "training, h": f"{part['train_seconds'].sum() / 3600:.2f}",
+        "probe, h": f"{part['probe_seconds'].sum() / 3600:.2f}",
+        "min a run": _number(seconds[known].median() / 60, ".1f"),
+        "images/s": _number(part["images_per_second"].median(), ".0f"),
+    }
+
+
+def _runs(runs: pd.DataFrame, notes: Sequence[str]) -> tuple[Block, ...]:
+    numeric = {"hidden", "out", "seed", "test top-1, %", "val top-1, %", "train loss", "val loss", "hours", "images/s"}
+    choose = {"dataset", "init", "first layer", "hidden", "out", "activation", "standardised", "seed", "failed"}
+    records = [_run(row) for row in runs.to_dict("records")]
+    columns = tuple(Column(title, title in numeric, title in choose) for title in records[0])
+    cells = tuple(
+        tuple(Chip(cell, "no") if cell == "failed" else cell for cell in record.values()) for record in records
+    )
+    caption = f"Every finished run. {figures.stands_on(runs)}"
+    listed = Table("runs-table", caption, columns, cells, searchable=True, brief=len(records) > 100)
+    return (*((Points(tuple(notes)),) if notes else ()), listed)
+
+
+def _run(row: dict[str, object]) -> dict[str, str]:
+    def cell(name: str, style: str, factor: float = 1.0) -> str:
+        return _number(factor * float(str(row[name])), style)
+
+    return {
+        "dataset": str(row["dataset"]),
+        "init": str(row["projector_init"]),
+        "first layer": "frozen" if row["projector_frozen"] else "trainable",
+        "hidden": str(row["projector_hidden_dim"]),
+        "out": str(row["projector_out_dim"]),
+        "activation": str(row["projector_activation"]),
+        "standardised": "yes" if row["standardize"] else "no",
+        "seed": str(row["seed"]),
+        "test top-1, %": cell("probe_test_top1", ".2f", 100),
+        "val top-1, %": cell("probe_val_top1", ".2f", 100),
+        "train loss": cell("train_loss", ".3f"),
+        "val loss": cell("val_loss", ".3f"),
+        "hours": cell("wall_seconds", ".2f", 1 / 3600),
+        "images/s": cell("images_per_second", ".0f"),
+        "failed": "failed" if row["failed"] else "no",
+        "run": str(row["run"]),
+    }
+
+
+def _number(value: float, style: str) -> str:
+    return UNKNOWN if math.isnan(value) else format(value, style)

@@ -1,0 +1,129 @@
+"""Small inline SVG: panels of marks on linear scales, drawn in the page's own colours and type.
+
+A colour is a class (`s0` to `s5`: the page's colour-blind-safe series), so one drawing serves light, dark and print; a
+series also has its own shape, so that colour never stands alone.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+
+from markupsafe import Markup, escape
+
+Scale = Callable[[float], float]
+Point = tuple[float, float]
+
+NUM_SERIES = 6  # classes s0 .. s5 in page.css
+
+
+def scale(values: Iterable[float], start: float, stop: float, pad: float = 0.06) -> tuple[Scale, list[float]]:
+    """Return the map from the finite values' range, widened by `pad` of it, to [start, stop], and round ticks in it.
+
+    Without a finite value the range is [0, 1]; a single value gets a range of its own size around it.
+    """
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(finite), max(finite)
+    spread = (high - low) or abs(high) or 1.0
+    low, high = low - pad * spread, high + pad * spread
+
+    def position(value: float) -> float:
+        return start + (value - low) / (high - low) * (stop - start)
+
+    return position, ticks(low, high)
+
+
+def ticks(low: float, high: float, number: int = 5) -> list[float]:
+    """Return at most `number` + 1 multiples of 1, 2 or 5 times a power of ten within [low, high]."""
+    raw = (high - low) / number
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def tag(name: str, content: str = "", **attributes: object) -> str:
+    """Return an element; numbers are rounded to a tenth, `cls` is class and _ in names is -."""
+    words = "".join(
+        f' {"class" if key == "cls" else key.replace("_", "-")}="{_value(value)}"' for key, value in attributes.items()
+    )
+    return f"<{name}{words}>{content}</{name}>" if content else f"<{name}{words}/>"
+
+
+def _value(value: object) -> str:
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(escape(str(value)))
+
+
+def text(x: float, y: float, words: str, cls: str = "", anchor: str = "start") -> str:
+    """Return a line of text whose baseline is at y."""
+    return tag("text", str(escape(words)), x=float(x), y=float(y), cls=f"t {cls}".strip(), text_anchor=anchor)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, cls: str) -> str:
+    """Return a straight line."""
+    return tag("path", d=f"M{_value(x1 * 1.0)} {_value(y1 * 1.0)}L{_value(x2 * 1.0)} {_value(y2 * 1.0)}", cls=cls)
+
+
+def curve(points: Iterable[Point], cls: str) -> str:
+    """Return a line through points; one that is not finite breaks it."""
+    steps, pen = [], "M"
+    for x, y in points:
+        if math.isfinite(x) and math.isfinite(y):
+            steps.append(f"{pen}{x:.1f} {y:.1f}")
+            pen = "L"
+        else:
+            pen = "M"
+    return tag("path", d="".join(steps), cls=f"line {cls}") if steps else ""
+
+
+# around the origin, about 7 wide
+_SHAPES = (
+    "M-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0 -6.4 0z",
+    "M-2.9 -2.9h5.8v5.8h-5.8z",
+    "M0 -3.9L3.7 2.9H-3.7z",
+    "M0 -4.1L4.1 0L0 4.1L-4.1 0z",
+    "M0 3.9L3.7 -2.9H-3.7z",
+    "M-1.2 -3.6h2.4v2.4h2.4v2.4h-2.4v2.4h-2.4v-2.4h-2.4v-2.4h2.4z",
+)
+
+
+def mark(x: float, y: float, series: int, open_: bool = False, diamond: bool = False) -> str:
+    """Return a data point in the shape and colour of its series (36 differ); an open one has no fill."""
+    cls = f"m s{series % NUM_SERIES}{' open' if open_ else ''}"
+    shape = _SHAPES[3 if diamond else (series + series // NUM_SERIES) % NUM_SERIES]
+    return f'<path class="{cls}" transform="translate({x:.1f} {y:.1f})" d="{shape}"/>'
+
+
+BREAK = Markup('<span class="break"></span>')  # among panels: those after it begin a new row
+
+
+def key(series: int) -> Markup:
+    """Return a series' mark alone, for a legend."""
+    return Markup(f'<svg class="key" viewBox="-5 -5 10 10" aria-hidden="true">{mark(0, 0, series)}</svg>')
+
+
+def legend(names: Sequence[str]) -> tuple[tuple[Markup, str], ...]:
+    """Return the legend of series 0, 1, ... with their names."""
+    return tuple((key(series), name) for series, name in enumerate(names))
+
+
+def panel(width: float, height: float, label: str, marks: Iterable[str]) -> Markup:
+    """Return a drawing that a screen reader calls `label`; it shrinks with the page and never grows beyond `width`."""
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
+    return Markup(f'<svg class="panel" {size} role="img" aria-label="{escape(label)}">{"".join(marks)}</svg>')
+
+
+def frame(
+    x: tuple[Scale, Sequence[float]], y: tuple[Scale, Sequence[float]], box: tuple[float, float, float, float]
+) -> list[str]:
+    """Return grid lines and the numbers of both axes around box = (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    marks = [line(left, y[0](value), right, y[0](value), "grid") for value in y[1]]
+    marks += [line(x[0](value), top, x[0](value), bottom, "grid") for value in x[1]]
+    marks += [text(left - 5, y[0](value) + 4, number(value, y[1]), "muted", "end") for value in y[1]]
+    return marks + [text(x[0](value), bottom + 15, number(value, x[1]), "muted", "middle") for value in x[1]]
+
+
+def number(value: float, among: Sequence[float]) -> str:
+    """Return a tick's number with as many digits as tell it from its neighbours."""
+    step = min((b - a for a, b in pairwise(among)), default=abs(value) or 1.0)
+    return f"{value:.{min(6, max(0, -math.floor(math.log10(step) + 1e-9)))}f}".replace("-", "−")
