@@ -1,4 +1,4 @@
-"""Gather the stages' summaries into metrics.json, plots and a Markdown page."""
+"""Gather the stages' summaries into metrics.json, plots and a page, as Markdown and as HTML."""
 
 import shutil
 
@@ -6,6 +6,7 @@ from headstart.run import artifacts, paths
 from headstart.run.params import Params, load_params
 from headstart.run.stage import run_stage, say
 from headstart.study import report
+from headstart.study.page import to_html
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
         images = folder / "images"
         images.mkdir()
         report.loss_figure(images / "simclr_loss.png", curves)
-        pictures = {}
+        pictures, shown = {}, []
         for name in params.datasets:
             sources = {
                 f"{name}_views.png": paths.simclr_metrics(name) / "views.png",
@@ -38,9 +39,12 @@ def main() -> None:
             there = {target: source for target, source in sources.items() if source.exists()}
             for target, source in there.items():
                 shutil.copyfile(source, images / target)
+                picture = report.captioned(target.removesuffix(".png"), source.read_bytes())
+                shown += [picture] if picture else []
             pictures[name] = [f"{paths.PLOTS.name}/images/{target}" for target in there]
     page = report.markdown(summaries, settings(params), {"Loss": ["plots/images/simclr_loss.png"], **pictures})
     artifacts.write_text(paths.REPORT, page)
+    artifacts.write_text(paths.PAGE, to_html(report.page(summaries, settings(params), curves, shown)))
     artifacts.write_json(paths.METRICS, report.metrics(summaries))
     say(page.partition("\n## ")[0])
 
