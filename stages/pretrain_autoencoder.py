@@ -76,7 +76,7 @@ def train(
 
         curve = train_autoencoder(
             autoencoder,
-            data.train,
+            data.pretrain,
             data.val,
             recipe,
             image_size=image_size,
@@ -86,7 +86,7 @@ def train(
         )
     best = min(curve, key=lambda row: row.val_mse)
     summary = {
-        "train_mse": reconstruction_error(autoencoder, data.train, image_size),
+        "train_mse": reconstruction_error(autoencoder, data.pretrain, image_size),
         "val_mse": best.val_mse,
         "test_mse": reconstruction_error(autoencoder, data.test, image_size),
         "best_epoch": best.epoch,

@@ -1,14 +1,21 @@
-"""Zip and tar archives, checked whole and then read in place: nothing is ever extracted to the file system."""
+"""Zip and tar archives, checked whole and then read in place: nothing is ever extracted to the file system.
 
+`inner` names a tar inside a zip, which is read through the zip. `published` archives came by their hash: links in them
+are left out instead of refused (nothing follows them, and an image behind one is missing by name), and of two members
+of one name the first counts.
+"""
+
+import contextlib
 import lzma
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from headstart.errors import UserError
 
@@ -39,42 +46,103 @@ class Member:
     size: int
 
 
-def list_members(path: Path) -> list[Member]:
+def list_members(path: Path, inner: str | None = None, published: bool = False) -> list[Member]:
     """Return what a zip or tar (plain, gz, bz2, xz) holds, in the archive's order.
 
     Raises UserError for what is damaged, encrypted or no archive; for absolute names, `..`, links and devices; for two
     members of one name; and for an archive that unpacks to more than MAX_RATIO times its size.
     """
     try:
-        listed = _list_zip(path) if _is_zip(path) else _list_tar(path)
+        listed = _list_zip(path, published) if inner is None and _is_zip(path) else _list_tar(path, inner, published)
+        members = [member for member in listed if member.name]
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    members = [member for member in listed if member.name]
+        raise UserError(f"{path}: {error.strerror or error}") from None
     names = set[str]()
+    kept = []
     for member in members:
-        if not member.is_folder and member.name in names:
+        if member.is_folder or member.name not in names:
+            kept.append(member)
+        elif not published:
             raise UserError(f"{path}: holds {member.name!r} twice; repack it")
         names.add(member.name)
-    return members
+    return kept
 
 
-def read_members(path: Path) -> Iterator[tuple[str, bytes | Exception]]:
+def read_members(path: Path, inner: str | None = None) -> Iterator[tuple[str, bytes | Exception]]:
     """Yield name and content of every file in the archive's order, which is the one cheap order of a compressed tar.
 
     A damaged member of a zip yields its error. `path` must have passed `list_members`.
     """
-    if _is_zip(path):
+    if inner is None and _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir():
                     yield _clean(entry.filename, path), _read_entry(archive, entry)
         return
-    with tarfile.open(path) as tar:
+    with _open_tar(path, inner) as tar:
         for info in tar:
             if info.isreg():
                 file = tar.extractfile(info)
                 small = file is not None and info.size <= MAX_MEMBER_BYTES
                 yield _clean(info.name, path), file.read() if file is not None and small else _too_large(info.size)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what damaged bytes raise while they are unpacked into a UserError that names the archive."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run stage download again") from None
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: damaged or truncated ({reason}); get it again") from None
+
+
+def open_members(path: Path, names: Collection[str]) -> Generator[tuple[str, IO[bytes]], None, None]:
+    """Yield name and stream of the named files in the archive's order, each to be read before the next is asked for.
+
+    Raises UserError for a name that the archive lacks. Read the streams under `reading(path)`.
+    """
+    missing = set(names)
+    with contextlib.closing(_streams(path)) as streams:
+        for name, file in streams:
+            if name in missing:
+                missing.remove(name)
+                yield name, file
+            if not missing:
+                return
+    raise UserError(f"{path}: lacks {min(missing)!r}; get it again")
+
+
+def read_files(path: Path, names: Collection[str]) -> dict[str, bytes]:
+    """Return the content of named files, such as lists of images; raises UserError as `open_members` and `reading`."""
+    with reading(path):
+        return {name: file.read(MAX_MEMBER_BYTES) for name, file in open_members(path, names)}
+
+
+def _streams(path: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
+    if _is_zip(path):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if not entry.is_dir():
+                    with archive.open(entry) as file:
+                        yield _clean(entry.filename, path), file
+        return
+    with tarfile.open(path) as tar:
+        for info in tar:
+            if info.isreg() and (member := tar.extractfile(info)):
+                yield _clean(info.name, path), member
+
+
+@contextlib.contextmanager
+def _open_tar(path: Path, inner: str | None) -> Iterator[tarfile.TarFile]:
+    if inner is None:
+        with tarfile.open(path) as tar:
+            yield tar
+        return
+    with zipfile.ZipFile(path) as archive, archive.open(inner) as file, tarfile.open(fileobj=file) as tar:
+        yield tar
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | Exception:
@@ -96,7 +164,7 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\3\4" or zipfile.is_zipfile(path)
 
 
-def _list_zip(path: Path) -> Iterator[Member]:
+def _list_zip(path: Path, published: bool) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -111,22 +179,28 @@ def _list_zip(path: Path) -> Iterator[Member]:
             raise UserError(f"{path}: {entry.filename!r} has compression {entry.compress_type}; repack with deflate")
         # the upper half is the Unix mode, zero where the zip was made elsewhere
         if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            if published:
+                continue
             raise UserError(f"{path}: {entry.filename!r} is a link or a device; repack with plain files")
         yield Member(_clean(entry.filename, path), entry.is_dir(), entry.file_size)
 
 
-def _list_tar(path: Path) -> Iterator[Member]:
+def _list_tar(path: Path, inner: str | None, published: bool) -> Iterator[Member]:
     try:
-        with tarfile.open(path) as tar:
+        with _open_tar(path, inner) as tar:
             total = end = 0
             for info in tar:
                 total += info.size
                 _check_size(path, total)
-                if not (info.isreg() or info.isdir()):
+                if not (info.isreg() or info.isdir()) and not published:
                     raise UserError(f"{path}: {info.name!r} is a link or a device; repack with plain files")
-                end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                yield Member(_clean(info.name, path), info.isdir(), info.size)
+                size = info.size if info.isreg() else 0
+                end = info.offset_data + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if info.isreg() or info.isdir():
+                    yield Member(_clean(info.name, path), info.isdir(), info.size)
             _check_end(path, tar, end)
+    except KeyError:
+        raise UserError(f"{path}: lacks {inner!r}; get it again") from None
     except tarfile.ReadError as error:
         if "opened" in str(error) or "empty" in str(error):
             raise UserError(f"{path}: not a zip or tar archive (plain, gz, bz2 or xz)") from None

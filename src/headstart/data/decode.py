@@ -1,7 +1,9 @@
 """One encoded image -> stored RGB pixels. Worker processes import this module alone: no torch, no scikit-learn."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 # No more: Pillow would also run Ghostscript for EPS, and takes noise for formats that have no signature
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 MIN_SIDE = 4
+
+Encoded = bytes | np.ndarray | Exception
 
 
 class UnreadableError(Exception):
@@ -24,7 +28,7 @@ class Job:
     index: int
     split: str
     row: int
-    data: bytes | np.ndarray | Exception
+    data: Encoded
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,26 @@ class Stored:
     histogram: np.ndarray
 
 
-def store(jobs: list[Job], files: dict[str, Path], side: int) -> Stored:
-    """Decode jobs into the rows of the .npy file of their split, (N, side, side, 3) uint8 each, which must exist."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's warnings but of images too large; process-wide, so not to be entered by one thread of many."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def store(jobs: list[Job], files: dict[str, Path], side: int, crop_bottom: int = 0) -> Stored:
+    """Decode jobs into the rows of the .npy file of their split, (N, side, side, 3) uint8 each, which must exist.
+
+    To be called under `quiet`, by one thread of many or in a process of its own.
+    """
     # mapped anew for each call: a mapping that lives on would count every written page as this process's memory
     arrays = {split: np.lib.format.open_memmap(files[split], mode="r+") for split in {job.split for job in jobs}}
     stored = Stored({}, {}, np.zeros((3, 256), dtype=np.int64))
     for job in jobs:
         try:
-            pixels, size = decode(job.data, side)
+            pixels, size = _decode(job.data, side, crop_bottom)
         except UnreadableError as error:
             stored.unreadable[job.index] = str(error)
             continue
@@ -55,55 +71,71 @@ def store(jobs: list[Job], files: dict[str, Path], side: int) -> Stored:
         stored.sizes[job.index] = size
     train = [job.row for job in jobs if job.split == "train" and job.index in stored.sizes]
     if train:
-        column = Image.fromarray(arrays["train"][train].reshape(-1, side, 3))
-        stored.histogram[:] = np.reshape(column.histogram(), (3, 256))
+        stored.histogram[:] = histogram(arrays["train"][train])
     return stored
 
 
-def decode(data: bytes | np.ndarray | Exception, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+def store_quietly(jobs: list[Job], files: dict[str, Path], side: int, crop_bottom: int = 0) -> Stored:
+    """Do as `store`, in a process of its own."""
+    with quiet():
+        return store(jobs, files, side, crop_bottom)
+
+
+def histogram(pixels: np.ndarray) -> np.ndarray:
+    """Return (3, 256) counts of the values of (N, H, W, 3) uint8 pixels by channel."""
+    column = Image.fromarray(pixels.reshape(-1, pixels.shape[2], 3))
+    return np.reshape(column.histogram(), (3, 256))
+
+
+def decode(data: Encoded, side: int, crop_bottom: int = 0) -> tuple[np.ndarray, tuple[int, int]]:
     """Return (side, side, 3) uint8 RGB pixels and the original (height, width), both as EXIF orients the image.
 
     Squashed to the square by an anti-aliased bilinear filter (JPEGs at least four times too large are first reduced by
     their decoder). Grey becomes three equal channels; transparent pixels are composited onto black; 16-bit grey is
-    divided by 257. Of several frames the first counts. Raises UnreadableError, also below MIN_SIDE pixels a side, for
-    floating-point or 32-bit pixels, and for more pixels than Pillow's Image.MAX_IMAGE_PIXELS.
+    divided by 257. Of several frames the first counts. crop_bottom: rows cut off first; the original is what remains.
+    Raises UnreadableError, also below MIN_SIDE pixels a side, for floating-point or 32-bit pixels, and for more pixels
+    than Pillow's Image.MAX_IMAGE_PIXELS.
     """
+    with quiet():
+        return _decode(data, side, crop_bottom)
+
+
+def _decode(data: Encoded, side: int, crop_bottom: int) -> tuple[np.ndarray, tuple[int, int]]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image, size, turned = _open(data)
-            image.draft(None, (2 * side, 2 * side))
-            if turned:
-                ImageOps.exif_transpose(image, in_place=True)
-            image = _to_rgb(image)
-            if image.size != (side, side):
-                image = image.resize((side, side), Image.Resampling.BILINEAR)
-            return np.asarray(image), size
+        image, (height, width), turned = _open(data, crop_bottom)
+        image.draft(None, (2 * side, 2 * side))
+        if turned:
+            ImageOps.exif_transpose(image, in_place=True)
+        if crop_bottom:  # the decoder may have reduced it
+            image = image.crop((0, 0, image.width, image.height * height // (height + crop_bottom)))
+        image = _to_rgb(image)
+        if image.size != (side, side):
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+        return np.asarray(image), (height, width)
     except Exception as error:  # decoders raise nearly anything on corrupt bytes
         raise UnreadableError(_reason(error)) from None
 
 
-def measure(data: bytes | np.ndarray | Exception) -> tuple[int, int] | None:
-    """Return the original (height, width) from an image's header, None where it has none."""
+def measure(data: Encoded, crop_bottom: int = 0) -> tuple[int, int] | None:
+    """Return the original (height, width) from an image's header, None where it has none; as `decode` does."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _open(data)[1]
+        with quiet():
+            return _open(data, crop_bottom)[1]
     except Exception:
         return None
 
 
-def _open(data: bytes | np.ndarray | Exception) -> tuple[Image.Image, tuple[int, int], bool]:
+def _open(data: Encoded, crop_bottom: int) -> tuple[Image.Image, tuple[int, int], bool]:
     """Return an image whose pixels are not read yet, its (height, width) as oriented, and whether it must be turned."""
     if isinstance(data, Exception):
         raise data
     image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
+    orientation = 1 if isinstance(data, np.ndarray) else image.getexif().get(ExifTags.Base.Orientation, 1)
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    height -= crop_bottom
     if min(height, width) < MIN_SIDE:
         raise ValueError(f"{width}x{height} pixels, at least {MIN_SIDE}x{MIN_SIDE} needed")
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return image, (width, height) if orientation >= 5 else (height, width), orientation != 1
+    return image, (height, width), orientation != 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

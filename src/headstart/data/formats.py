@@ -1,6 +1,8 @@
-"""Decoders: from what `download` left in a folder to a listing of a dataset's images.
+"""What every decoder returns, and the decoders of bundled digits and of a user's own images.
 
-Another dataset is one function that returns a Listing, and one row of KINDS in table.py.
+A decoder takes the folder that `download` left and lists a dataset's images. Others: folders.py (images sorted by
+folders or by lists), pickles.py, binaries.py, matlab.py. Another dataset is one such function and a row of KINDS in
+table.py.
 """
 
 import functools
@@ -11,20 +13,24 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.archives import list_members, read_members
-from headstart.data.tree import find_images
+from headstart.data.decode import Encoded
+from headstart.data.tree import UNLABELLED, find_images
 from headstart.errors import UserError
 
-Encoded = bytes | np.ndarray | Exception
+Read = Iterator[tuple[int, Encoded] | tuple[range, np.ndarray]]
+BLOCK_BYTES = 2**24
 
 
 @dataclass(frozen=True)
 class Listing:
     """What a dataset holds before anything is decoded, one entry per image, in the order of the arrays to come.
 
-    source: what messages call it; names: unique; labels: (N,) int64 into classes; splits: (N,) the official split of
-    each image, "train", "val" or "test" ("train" for all where there is none); num_bytes: of all images as stored.
-    read(): yields (index, data) for every image in whatever order is cheap, data being an encoded file, a (H, W) or
-    (H, W, 3) uint8 array, or the error that reading gave.
+    source: what messages call it; names: unique; labels: (N,) int64 into classes, -1 for unlabelled; splits: (N,) the
+    official split of each image, "train", "val", "test" ("train" for all where there is none) or "unlabelled";
+    num_bytes: of all images as stored. read(): yields (index, data) for every image in whatever order is cheap, data
+    being an encoded file, a (H, W) or (H, W, 3) uint8 array, or the error that reading gave; or (range of indices,
+    block) for consecutive images of one size, block being (n, H, W) or (n, H, W, 3) uint8. crop_bottom: rows of pixels
+    to cut off every image.
     """
 
     source: str
@@ -33,7 +39,53 @@ class Listing:
     labels: np.ndarray
     splits: np.ndarray
     num_bytes: int
-    read: Callable[[], Iterator[tuple[int, Encoded]]]
+    read: Callable[[], Read]
+    crop_bottom: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of a dataset that is stored as arrays: labels, (n,) integers; blocks(): its images, in their order."""
+
+    split: str
+    labels: np.ndarray
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+
+def stacked(source: str, classes: list[str], parts: list[Part], image_bytes: int) -> Listing:
+    """Return the listing of arrays of images; raises UserError for labels without a class."""
+    for part in parts:
+        low, high = (-1, -1) if part.split == UNLABELLED else (0, len(classes) - 1)
+        wrong = np.flatnonzero((part.labels < low) | (part.labels > high))
+        if len(wrong):
+            raise UserError(
+                f"{source}: {part.split} image {wrong[0]} has label {part.labels[wrong[0]]}, allowed: {low} to {high}"
+            )
+    counts = [len(part.labels) for part in parts]
+    return Listing(
+        source=source,
+        classes=classes,
+        names=[f"{part.split} {index}" for part in parts for index in range(len(part.labels))],
+        labels=np.concatenate([part.labels for part in parts]).astype(np.int64),
+        splits=np.repeat([part.split for part in parts], counts),
+        num_bytes=sum(counts) * image_bytes,
+        read=functools.partial(_read_parts, source, parts),
+    )
+
+
+def _read_parts(source: str, parts: list[Part]) -> Read:
+    start = 0
+    for part in parts:
+        end = start + len(part.labels)
+        for block in part.blocks():
+            if start + len(block) > end:
+                break
+            yield range(start, start + len(block)), block
+            start += len(block)
+        else:
+            if start == end:
+                continue
+        raise UserError(f"{source}: {part.split} has {len(part.labels)} labels but not as many images; get it again")
 
 
 def digits(folder: Path) -> Listing:
@@ -76,7 +128,7 @@ def image_archive(path: Path) -> Listing:
     )
 
 
-def _read(path: Path, index: dict[str, int]) -> Iterator[tuple[int, Encoded]]:
+def _read(path: Path, index: dict[str, int]) -> Read:
     for name, data in read_members(path):
         if name in index:
             yield index[name], data

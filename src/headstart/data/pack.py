@@ -1,5 +1,6 @@
 """A listing of images -> one uint8 array per split, in bounded memory, the same bytes for the same input and seed."""
 
+import contextlib
 import dataclasses
 import hashlib
 import shutil
@@ -12,9 +13,9 @@ import joblib  # its workers do not import the main script
 import numpy as np
 
 from headstart.data.arrays import array_path
-from headstart.data.decode import Job, Stored, measure, store
+from headstart.data.decode import Job, Stored, histogram, measure, quiet, store, store_quietly
 from headstart.data.formats import Listing
-from headstart.data.tree import SPLITS
+from headstart.data.tree import SPLITS, UNLABELLED
 from headstart.errors import UserError
 from headstart.randomness import numpy_generator
 
@@ -22,6 +23,8 @@ CHUNK_IMAGES, CHUNK_BYTES = 64, 2**22
 LISTED = 100  # unreadable images that an error names
 # Below this, starting worker processes (half a second each) takes longer than they save
 SERIAL_IMAGES, SERIAL_BYTES = 3000, 2**24
+# Of an encoded image, on average: below this, threads wait for each other's Python more than they decode
+THREADS_BYTES = 2**13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Packing:
 def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable[[int], object]) -> dict[str, Any]:
     """Write {train,val,test}_{images,labels,sizes}.npy into `folder` and return what is known about them.
 
+    Where the dataset has unlabelled images, unlabelled_*.npy too, with labels -1.
+
     images: (N, S, S, 3) uint8; labels: (N,) int64; sizes: (N, 2) int64 original height and width. Returned: classes,
     num_images by split, image_size, stored_size (S), mean and std per channel of the stored train pixels in [0, 1],
     skipped (names of the unreadable images left out), hash of all arrays. Leaving images out changes nothing else: the
@@ -52,7 +57,8 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
     """
     kept = np.arange(len(listing.names))
     skipped: dict[int, str] = {}
-    side = stored_side([size for _, data in islice(listing.read(), CHUNK_IMAGES) if (size := measure(data))], packing)
+    side = stored_side(_first_sizes(listing), packing)
+    names = _split_names(listing)
     # once, unless the first images misled about the side or some turn out to be unreadable
     while True:
         splits = assign_splits(listing, kept, packing)
@@ -66,20 +72,33 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
         on_progress(-len(kept))
         kept, side = np.setdiff1d(kept, list(stored.unreadable)), right
     sizes = np.array([stored.sizes[index] for index in kept.tolist()], dtype=np.int64)
-    for split in SPLITS:
+    for split in names:
         np.save(array_path(folder, split, "labels"), listing.labels[kept][splits == split])
         np.save(array_path(folder, split, "sizes"), sizes[splits == split])
     mean, std = _moments(stored.histogram)
     return {
         "classes": listing.classes,
-        "num_images": {split: int((splits == split).sum()) for split in SPLITS},
+        "num_images": {split: int((splits == split).sum()) for split in names},
         "image_size": packing.image_size,
         "stored_size": side,
         "mean": mean,
         "std": std,
         "skipped": [listing.names[index] for index in sorted(skipped)],
-        "hash": _digest(folder),
+        "hash": _digest(folder, names),
     }
+
+
+def _split_names(listing: Listing) -> list[str]:
+    return [*SPLITS, *([UNLABELLED] if UNLABELLED in listing.splits else [])]
+
+
+def _first_sizes(listing: Listing) -> list[tuple[int, int]]:
+    sizes = []
+    for index, data in islice(listing.read(), CHUNK_IMAGES):
+        if isinstance(index, range):
+            return [data.shape[1:3]]  # all of a block are of one size
+        sizes.append(measure(data, listing.crop_bottom))
+    return [size for size in sizes if size]
 
 
 def stored_side(sizes: list[tuple[int, int]], packing: Packing) -> int:
@@ -100,7 +119,7 @@ def assign_splits(listing: Listing, kept: np.ndarray, packing: Packing) -> np.nd
     kept: indices into the listing. Shares are taken class by class, rounded to whole images, at least one, and leave at
     least one. Raises UserError for a class too small to be split (3 images) or without an image in some split.
     """
-    labels, splits = listing.labels[kept], listing.splits[kept].astype("U5")
+    labels, splits = listing.labels[kept], listing.splits[kept].astype("U10")
     made = [split for split in ("test", "val") if split not in listing.splits]
     for name, count in zip(listing.classes, _counts(listing, labels[splits == "train"]), strict=True):
         if made and count < 3:
@@ -138,34 +157,67 @@ def _store_all(
     need, free = len(kept) * side * side * 3, shutil.disk_usage(folder).free
     if need > free:
         raise UserError(f"{listing.source}: prepared, it takes {need} bytes, {free} are free; lower data.stored_size")
-    files = {split: array_path(folder, split, "images") for split in SPLITS}
-    rows = np.zeros(len(kept), dtype=np.int64)
+    files = {split: array_path(folder, split, "images") for split in _split_names(listing)}
+    rows = np.full(len(listing.names), -1)
+    of = np.full(len(listing.names), "", dtype="U10")
+    of[kept] = splits
     for split, file in files.items():
-        mask = splits == split
+        mask = of == split
         rows[mask] = np.arange(mask.sum())
         np.lib.format.open_memmap(file, "w+", np.uint8, (int(mask.sum()), side, side, 3))
-    place = {int(index): number for number, index in enumerate(kept)}
-    jobs = (
-        Job(index, str(splits[place[index]]), int(rows[place[index]]), data)
-        for index, data in listing.read()
-        if index in place
-    )
-    few = len(kept) < SERIAL_IMAGES and listing.num_bytes < SERIAL_BYTES
-    parallel = joblib.Parallel(1 if few else -1, return_as="generator_unordered", batch_size=1, max_nbytes=None)
     total = Stored({}, {}, np.zeros((3, 256), dtype=np.int64))
-    for part in parallel(joblib.delayed(store)(chunk, files, side) for chunk in _chunks(jobs)):
+
+    def add(part: Stored) -> None:
         total.sizes.update(part.sizes)
         total.unreadable.update(part.unreadable)
         total.histogram[:] += part.histogram
         on_progress(len(part.sizes) + len(part.unreadable))
+
+    def jobs() -> Iterator[Job]:
+        for index, data in listing.read():
+            if isinstance(index, range) and data.shape[1:3] == (side, side):
+                add(_store_block(index, data, of, rows, files))
+                continue
+            for one, image in zip(index, data, strict=True) if isinstance(index, range) else [(index, data)]:
+                if rows[one] >= 0:
+                    yield Job(one, str(of[one]), int(rows[one]), image)
+
+    with quiet(), _workers(listing, len(kept)) as (parallel, work):
+        chunks = _chunks(jobs())
+        for part in parallel(joblib.delayed(work)(chunk, files, side, listing.crop_bottom) for chunk in chunks):
+            add(part)
     return total
+
+
+@contextlib.contextmanager
+def _workers(listing: Listing, num: int) -> Iterator[tuple[joblib.Parallel, Callable[..., Stored]]]:
+    """Choose how to decode: by threads, but by processes where images are too small to leave Python's lock for long."""
+    few = num < SERIAL_IMAGES and listing.num_bytes < SERIAL_BYTES
+    threads = listing.num_bytes >= THREADS_BYTES * num
+    backend, work = ("threading", store) if few or threads else ("loky", store_quietly)
+    with joblib.parallel_config(backend=backend):
+        yield joblib.Parallel(1 if few else -1, return_as="generator_unordered", batch_size=1, max_nbytes=None), work
+
+
+def _store_block(index: range, block: np.ndarray, of: np.ndarray, rows: np.ndarray, files: dict[str, Path]) -> Stored:
+    """Write images that have the stored size already; block: (n, S, S) or (n, S, S, 3)."""
+    here = slice(index.start, index.stop)
+    stored = Stored(dict.fromkeys(index, block.shape[1:3]), {}, np.zeros((3, 256), dtype=np.int64))
+    block = block if block.ndim == 4 else block[..., None]
+    for split in np.unique(of[here]):
+        mask = of[here] == split
+        array = np.lib.format.open_memmap(files[split], mode="r+")
+        array[rows[here][mask]] = block[mask]
+        if split == "train":
+            stored.histogram[:] = histogram(array[rows[here][mask]])
+    return stored
 
 
 def _chunks(jobs: Iterator[Job]) -> Iterator[list[Job]]:
     chunk, num_bytes = list[Job](), 0
     for job in jobs:
         chunk.append(job)
-        num_bytes += 0 if isinstance(job.data, Exception) else len(job.data)
+        num_bytes += 0 if isinstance(job.data, Exception) else memoryview(job.data).nbytes
         if len(chunk) == CHUNK_IMAGES or num_bytes >= CHUNK_BYTES:
             yield chunk
             chunk, num_bytes = [], 0
@@ -190,9 +242,9 @@ def _moments(histogram: np.ndarray) -> tuple[list[float], list[float]]:
     return mean.tolist(), std.tolist()
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, splits: list[str]) -> str:
     digest = hashlib.sha256()
-    for split in SPLITS:
+    for split in splits:
         for part in ("images", "labels", "sizes"):
             with array_path(folder, split, part).open("rb") as file:
                 while block := file.read(2**20):

@@ -11,6 +11,7 @@ from headstart.data.decode import FORMATS
 from headstart.errors import UserError
 
 SPLITS = ("train", "val", "test")
+UNLABELLED = "unlabelled"  # a split for pretraining alone, where a dataset publishes one
 
 
 @dataclass(frozen=True, order=True)

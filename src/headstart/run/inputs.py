@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from headstart.data.arrays import Split, Standardize, load_split
+from headstart.data.tree import UNLABELLED
 from headstart.errors import UserError
 from headstart.models.backbone import Backbone
 from headstart.run import artifacts, paths
@@ -15,9 +16,13 @@ from headstart.run.params import Params
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dataset as `prepare` left it: its meta file, its splits on the device, its standardisation (None where off)."""
+    """A dataset as `prepare` left it: its meta file, its splits on the device, its standardisation (None where off).
+
+    pretrain: what SimCLR and the autoencoder train on: the unlabelled images where the dataset has some, else train.
+    """
 
     meta: dict[str, Any]
+    pretrain: Split
     train: Split
     val: Split
     test: Split
@@ -50,11 +55,13 @@ def load_prepared(dataset: str, params: Params, device: torch.device) -> Prepare
     """Return a prepared dataset with its images on `device`, or raise UserError where `prepare` has not run."""
     folder = paths.prepared(dataset)
     meta = artifacts.read_json(folder / "meta.json", made_by="prepare")
-    batch_size, num_train = params.dataset(dataset).batch_size, meta["num_images"]["train"]
-    if batch_size > num_train:
+    split = UNLABELLED if UNLABELLED in meta["num_images"] else "train"
+    batch_size, num_images = params.dataset(dataset).batch_size, meta["num_images"][split]
+    if batch_size > num_images:
         raise UserError(
-            f"params.yaml: data.{dataset}.batch_size: {batch_size} must be at most {num_train}, the train images"
+            f"params.yaml: data.{dataset}.batch_size: {batch_size} must be at most {num_images}, the {split} images"
         )
     train, val, test = (load_split(folder, split).to(device) for split in ("train", "val", "test"))
     standardize = Standardize(tuple(meta["mean"]), tuple(meta["std"])) if params.options.standardize else None
-    return Prepared(meta, train, val, test, standardize)
+    pretrain = train if split == "train" else load_split(folder, split).to(device)
+    return Prepared(meta, pretrain, train, val, test, standardize)
