@@ -1,19 +1,23 @@
 """Train backbone and projector with SimCLR."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import torch
+from torch import nn
 
 from headstart.models.autoencoder import count_parameters
 from headstart.models.backbone import build_backbone, num_features
 from headstart.models.projector import Embedding, Projector, build_projector
-from headstart.run import artifacts, paths, tracking
+from headstart.run import artifacts, paths, processes, tracking
 from headstart.run.inputs import Prepared, backbone_of, load_prepared, pick_device
 from headstart.run.params import Params, load_params
 from headstart.run.stage import Stopwatch, progress, run_stage, say
 from headstart.study.pictures import image_grid
 from headstart.training.contrastive import Batches, Epoch, train_simclr
+from headstart.training.distributed import Group
 
 STAGE = "train_simclr"
 
@@ -21,45 +25,43 @@ STAGE = "train_simclr"
 def main(dataset: str) -> None:
     """Leave backbone and projector as safetensors; summary.json, curve.csv and views.png beside the metrics."""
     params = load_params()
+    device, num = pick_device(params.device), params.simclr.num_processes
+    if num > 1 and not processes.launched():
+        processes.check_batch(params, dataset, num)
+        processes.check_devices(device, num)
+        processes.launch(STAGE, dataset, num)
+        return
+    with processes.joined(device) as (group, device):
+        processes.check_batch(params, dataset, group.size)
+        train(dataset, params, group, device)
+
+
+def train(dataset: str, params: Params, group: Group, device: torch.device) -> None:
+    """Train as one of a group; its first process tells, tracks and writes."""
     row = params.dataset(dataset)
-    device = pick_device(params.device)
     data = load_prepared(dataset, params, device)
     embedding, autoencoder_summary = read_autoencoder(dataset, params)
     backbone = build_backbone(backbone_of(params), params.seed).to(device)
     projector = build_projector(params.projector, num_features(params.backbone), params.seed, embedding).to(device)
     views = params.views_of(dataset)
-    train, val = (Batches(split, views, row.image_size, data.standardize) for split in (data.train, data.val))
-    key = checkpoint_key(dataset, params, data, torch.nn.Sequential(backbone, projector).state_dict())
+    splits = [Batches(split, views, row.image_size, data.standardize) for split in (data.train, data.val)]
+    key = checkpoint_key(dataset, params, data, nn.Sequential(backbone, projector).state_dict(), group)
     checkpoint = artifacts.FileCheckpoint(STAGE, key)
-    with (
-        tracking.stage_run(STAGE, dataset, params) as run,
-        progress(params.simclr.epochs * (len(data.train.labels) // row.batch_size), f"simclr {dataset}", "step") as bar,
-    ):
+    run_training = partial(
+        train_simclr,
+        *(backbone, projector, *splits, params.simclr),
+        batch_size=row.batch_size,
+        seed=params.seed,
+        group=group,
+        checkpoint=checkpoint,
+    )
+    if group.rank > 0:
+        run_training()
+        return
+    with tracking.stage_run(STAGE, dataset, params) as run:
         run.log_dataset(dataset, data.meta)
-        stopwatch = Stopwatch()
-
-        def on_epoch(epoch: Epoch) -> None:
-            rate = epoch.num_images / stopwatch.lap()
-            metrics = {
-                f"simclr/{name}": value for name, value in asdict(epoch).items() if name not in ("epoch", "num_images")
-            }
-            run.log_metrics({**metrics, "simclr/images_per_second": rate}, step=epoch.epoch)
-            bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{epoch.val_loss:.3f}", images_s=f"{rate:.0f}")
-
-        def on_step(step: int) -> None:
-            bar.update(step - bar.n)
-
-        curve = train_simclr(
-            backbone,
-            projector,
-            train,
-            val,
-            params.simclr,
-            batch_size=row.batch_size,
-            seed=params.seed,
-            checkpoint=checkpoint,
-            on_epoch=on_epoch,
-            on_step=on_step,
+        curve, rate = watch(
+            run_training, run, params.simclr.epochs * (len(data.train.labels) // row.batch_size), dataset
         )
         best = min(curve, key=lambda epoch: epoch.val_loss)
         summary: dict[str, object] = {
@@ -73,12 +75,30 @@ def main(dataset: str) -> None:
             "projector_frozen": params.projector.frozen,
             "autoencoder": autoencoder_summary,
         }
-        write_outs(dataset, params.projector, [backbone, projector], summary, curve, train)
+        write_outs(dataset, params.projector, [backbone, projector], summary, curve, splits[0])
         run.log_figure(paths.simclr_metrics(dataset) / "views.png")
         run.log_model(backbone, torch.zeros(2, 3, row.image_size, row.image_size, device=device))
     checkpoint.remove()
-    rate = curve[-1].num_images / stopwatch.median()
     say(f"simclr {dataset}: val loss {best.val_loss:.4f} at epoch {best.epoch} of {len(curve)}, {rate:.0f} images/s")
+
+
+def watch(
+    run_training: Callable[..., list[Epoch]], run: tracking.StageRun, num_steps: int, dataset: str
+) -> tuple[list[Epoch], float]:
+    """Return the curve of a training and its images per second; a bar and the tracker show how it goes."""
+    stopwatch = Stopwatch()
+    with progress(num_steps, f"simclr {dataset}", "step") as bar:
+
+        def on_epoch(epoch: Epoch) -> None:
+            rate = epoch.num_images / stopwatch.lap()
+            metrics = {
+                f"simclr/{name}": value for name, value in asdict(epoch).items() if name not in ("epoch", "num_images")
+            }
+            run.log_metrics({**metrics, "simclr/images_per_second": rate}, step=epoch.epoch)
+            bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{epoch.val_loss:.3f}", images_s=f"{rate:.0f}")
+
+        curve = run_training(on_epoch=on_epoch, on_step=lambda step: bar.update(step - bar.n))
+    return curve, curve[-1].num_images / stopwatch.median()
 
 
 def read_autoencoder(dataset: str, params: Params) -> tuple[Embedding | None, dict[str, float] | None]:
@@ -92,12 +112,12 @@ def read_autoencoder(dataset: str, params: Params) -> tuple[Embedding | None, di
     return embedding, artifacts.read_json(folder / "summary.json", made_by="pretrain_autoencoder")
 
 
-def checkpoint_key(dataset: str, params: Params, data: Prepared, initial: dict[str, torch.Tensor]) -> str:
+def checkpoint_key(dataset: str, params: Params, data: Prepared, initial: dict[str, torch.Tensor], group: Group) -> str:
     """Return the digest of all that decides the trained weights, which begin as `initial`."""
     row = asdict(params.dataset(dataset)) | {"views": asdict(params.views_of(dataset)), "path": None}
     settings = [
         params.seed,
-        asdict(params.simclr),
+        asdict(params.simclr) | {"num_processes": group.size},
         row,
         params.options.standardize,
         data.meta["hash"],
@@ -111,7 +131,7 @@ def checkpoint_key(dataset: str, params: Params, data: Prepared, initial: dict[s
 def write_outs(
     dataset: str,
     head: Projector,
-    modules: list[torch.nn.Module],
+    modules: list[nn.Module],
     summary: dict[str, object],
     curve: list[Epoch],
     train: Batches,

@@ -30,6 +30,8 @@ RECIPE = SimCLR(
     warmup_epochs=1,
     final_lr=0.02,
     precision="fp32",
+    num_processes=1,
+    sync_batchnorm=True,
 )
 BATCH = 16
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.randomness import generator
+from headstart.training import losses
 from headstart.training.losses import nt_xent
 
 
@@ -62,9 +63,8 @@ def test_gradient_equals_finite_differences(block):
 
 def test_second_derivatives_are_refused_and_not_wrong():
     z_ND = projections(3).requires_grad_()
-    (gradient,) = torch.autograd.grad(nt_xent(z_ND, 0.5), z_ND, create_graph=True)
-    with pytest.raises(RuntimeError):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(nt_xent(z_ND, 0.5), z_ND, create_graph=True)
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 64])
@@ -103,6 +103,26 @@ def test_autocast_does_not_lower_it():
     assert loss == nt_xent(z_ND, 0.05).item()
 
 
+@pytest.mark.parametrize("block", [4, 2048])
+@pytest.mark.parametrize(("dtype", "temperature"), [(torch.float64, 2e-3), (torch.float32, 0.02)])
+def test_temperature_whose_exponentials_underflow(dtype, temperature, block):
+    z_ND = projections(7).to(dtype).requires_grad_()
+    exact = z_ND.detach().double().requires_grad_()
+    loss, expected = nt_xent(z_ND, temperature, block), plain(exact, temperature)
+    precision = 1e-10 if dtype == torch.float64 else 1e-4
+    assert loss.item() == pytest.approx(expected.item(), rel=precision)
+    (gradient,) = torch.autograd.grad(loss, z_ND)
+    (exact_gradient,) = torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(gradient.double(), exact_gradient, atol=precision, rtol=precision)
+
+
+def test_second_backward_pass_gives_the_same():
+    z_ND = projections(6).requires_grad_()
+    loss = nt_xent(z_ND, 0.5, 5)
+    first, second = (torch.autograd.grad(loss, z_ND, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_extreme_temperature_and_zero_rows_stay_finite():
     z_ND = projections(5).float()
     z_ND[0] = 0
@@ -114,24 +134,36 @@ def test_extreme_temperature_and_zero_rows_stay_finite():
 
 
 class Largest(TorchDispatchMode):
-    """Records the most values that any tensor holds that an operation makes."""
+    """Records the most values that any tensor holds that an operation makes, and counts matrix products."""
 
     def __init__(self):
         super().__init__()
-        self.values = 0
+        self.values = self.products = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_, torch.ops.aten.addmm)
         if isinstance(out, Tensor):
             self.values = max(self.values, out.numel())
         return out
 
 
-def test_no_tensor_is_larger_than_a_block_of_rows():
+def test_no_tensor_is_larger_than_a_tile_or_the_projections():
     z_ND = projections(300, dim=4).requires_grad_()
     with Largest() as largest:
         nt_xent(z_ND, 0.5, 16).backward()
-    assert largest.values == 16 * 600
+    assert largest.values == 600 * 4
     with Largest() as largest:
-        nt_xent(z_ND, 0.5).backward()
+        nt_xent(z_ND, 0.5, 600).backward()
     assert largest.values == 600 * 600  # the measure sees a whole matrix where there is one
+
+
+@pytest.mark.parametrize(("kept", "products"), [(600 * 600, 1 + 2), (0, 2 + 2)])
+def test_tiles_are_kept_for_the_backward_pass_only_where_they_are_few(monkeypatch, kept, products):
+    """Per pair of tiles: one product for similarities, made once or twice, and two for gradients."""
+    monkeypatch.setattr(losses, "KEPT", kept)
+    z_ND = projections(300, dim=4).requires_grad_()
+    with Largest() as largest:
+        nt_xent(z_ND, 0.5, 300).backward()
+    diagonal, above = 2, 1
+    assert largest.products == products * above + (products - 1) * diagonal

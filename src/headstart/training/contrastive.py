@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from headstart.data.arrays import Split, Standardize
-from headstart.data.views import Views, draw, render
+from headstart.data.views import Draw, Views, draw, render
 from headstart.errors import UserError
 from headstart.knobs import OneOf, Range
 from headstart.randomness import generator
+from headstart.training.distributed import ALONE, Group, SharedCheckpoint
 from headstart.training.losses import nt_xent
 from headstart.training.resume import Checkpoint, NoCheckpoint
 from headstart.training.schedules import SCHEDULES, learning_rate
 
 STUCK_EPOCHS = 5  # whole epochs after warm-up at the loss of a collapsed head before the run is given up
 STUCK_MARGIN = 1e-3  # nats from log(2B - 1)
+LESS = "lower simclr.learning_rate or raise simclr.warmup_epochs"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class SimCLR:
     """The contrastive recipe.
 
     temperature: of NT-Xent; learning_rate: at 256 images a batch, scaled by batch size / 256 (Goyal et al. 2017);
-    schedule: one of SCHEDULES, down to final_lr times the peak; precision: `auto` is bf16 where the hardware has it.
+    schedule: one of SCHEDULES, down to final_lr times the peak; precision: `auto` is bf16 where the hardware has it;
+    num_processes: that share each batch; sync_batchnorm: statistics over the batch, not over each process's share.
     """
 
     epochs: Annotated[int, Range(1)]
@@ -40,6 +43,8 @@ class SimCLR:
     warmup_epochs: Annotated[float, Range(0)]
     final_lr: Annotated[float, Range(0, 1)]
     precision: Literal["auto", "fp32", "bf16"]
+    num_processes: Annotated[int, Range(1)]
+    sync_batchnorm: bool
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,20 @@ class Batches:
     image_size: int
     standardize: Standardize | None
 
-    def pairs(self, rows: Tensor, *purpose: str | int, seed: int) -> Tensor:
-        """Return (2B, 3, S, S) float32 on the split's device: first all first views, then all second views."""
+    def blank(self) -> Tensor:
+        """Return two black images in the shape of `pairs`."""
+        return torch.zeros(2, 3, self.image_size, self.image_size, device=self.split.images.device)
+
+    def pairs(self, rows: Tensor, *purpose: str | int, seed: int, group: Group = ALONE) -> Tensor:
+        """Return (2B, 3, S, S) float32 on the split's device: first all first views, then all second views.
+
+        In a `group`: the process's share of them, drawn as for the whole batch.
+        """
         rows = rows.repeat(2)
         drawn = draw(self.views, self.split.sizes[rows], generator(seed, *purpose))
+        if group.size > 1:
+            own = group.own_pairs(len(rows) // 2)
+            rows, drawn = rows[own], Draw(**{name: values[own] for name, values in vars(drawn).items()})
         device = self.split.images.device
         x_BCHW = render(self.split.images[rows.to(device, non_blocking=True)], drawn, self.views, self.image_size)
         if self.standardize is not None:
@@ -92,6 +107,7 @@ def train_simclr(
     *,
     batch_size: int,
     seed: int,
+    group: Group = ALONE,
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[Epoch], None] = lambda row: None,
     on_step: Callable[[int], None] = lambda step: None,
@@ -100,92 +116,92 @@ def train_simclr(
 
     The modules lie on the device of the images. Step k draws from generator(seed, "step", k) and epoch e's order from
     generator(seed, "order", e), so a run resumed from `checkpoint` ends with the same bits as an unbroken one.
-    Validation uses augmented views from a fixed generator. Raises UserError where the batch is larger than the train
-    split, the loss is not finite, or it stays at log(2B - 1): collapse.
+    Validation uses augmented views from a fixed generator. In a `group` every process calls this with equal arguments
+    and works on its share of each batch; all end with equal weights and curves, and rank 0 saves. Raises UserError
+    where the batch is larger than the train split or not divisible by the processes, the loss is not finite, or it
+    stays at log(2B - 1): collapse.
     """
-    num_train = len(train.split.labels)
-    if batch_size > num_train:
-        raise UserError(f"batch_size {batch_size} is larger than the train split of {num_train} images: lower it")
-    steps = num_train // batch_size
-    checkpoint = checkpoint or NoCheckpoint()
-    model = nn.Sequential(backbone, projector)
-    model.to(memory_format=torch.channels_last)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        trainable, lr=1.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-    )
-    model.train()
-    run = _Run(model, optimizer, steps)
+    steps = _steps_per_epoch(len(train.split.labels), batch_size, group)
+    checkpoint = SharedCheckpoint(checkpoint or NoCheckpoint(), group)
+    run = _Run(nn.Sequential(backbone, projector), recipe, batch_size, steps)
+    wrapped = group.wrap(run.model, recipe.sync_batchnorm, train.blank())
     run.restore(checkpoint.load())
-    rate_at = partial(
-        learning_rate,
-        peak=recipe.learning_rate * batch_size / 256,
-        steps_per_epoch=steps,
-        epochs=recipe.epochs,
-        schedule=recipe.schedule,
-        warmup_epochs=recipe.warmup_epochs,
-        final=recipe.final_lr,
-    )
-    for epoch in range(run.step // steps, recipe.epochs):
-        order = torch.randperm(num_train, generator=generator(seed, "order", epoch))
-        for k in range(run.step % steps, steps):
-            x_BCHW = train.pairs(order[k * batch_size : (k + 1) * batch_size], "step", run.step, seed=seed)
-            run.losses[k] = training_step(model, optimizer, x_BCHW, rate_at(run.step), recipe)
+    while run.step < recipe.epochs * steps:
+        epoch, begun = divmod(run.step, steps)
+        order = torch.randperm(len(train.split.labels), generator=generator(seed, "order", epoch))
+        for k in range(begun, steps):
+            rows = order[k * batch_size : (k + 1) * batch_size]
+            x_BCHW = train.pairs(rows, "step", run.step, seed=seed, group=group)
+            run.losses[k] = training_step(wrapped, run.optimizer, x_BCHW, run.rate_at(run.step), recipe, group)
             run.step += 1
             on_step(run.step)
-            if run.step % steps and checkpoint.due():
-                _check_finite(run, rate_at, projector)
+            if k + 1 < steps and checkpoint.due():
+                run.check_finite()
                 checkpoint.save(run.state())
-        _check_finite(run, rate_at, projector)
-        row = Epoch(
-            epoch + 1,
-            run.losses.mean().item(),
-            validation_loss(model, val, recipe, batch_size, seed),
-            rate_at(run.step - 1),
-            steps * batch_size,
-        )
+        run.check_finite()
+        val_loss = validation_loss(run.model, val, recipe, batch_size, seed, group)
+        row = Epoch(epoch + 1, run.losses.mean().item(), val_loss, run.rate_at(run.step - 1), steps * batch_size)
         run.finish_epoch(row)
-        _check_loss(run.history, recipe, batch_size, projector)
         on_epoch(row)
         if checkpoint.due():
             checkpoint.save(run.state())
-    model.load_state_dict(run.best)
+    run.model.load_state_dict(run.best)
     return run.history
 
 
 def training_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x_BCHW: Tensor, rate: float, recipe: SimCLR
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x_BCHW: Tensor,
+    rate: float,
+    recipe: SimCLR,
+    group: Group = ALONE,
 ) -> Tensor:
-    """One optimiser step on a batch of view pairs; returns the loss, detached, without waiting for the device."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    """One optimiser step on a batch of view pairs; returns the loss, detached, without waiting for the device.
+
+    In a `group`, x_BCHW is the process's share, `model` as Group.wrap returns it, and the loss that of the whole batch.
+    """
+    for parameters in optimizer.param_groups:
+        parameters["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     with _autocast(x_BCHW.device, recipe):
         z_ND = model(x_BCHW)
-    loss = nt_xent(z_ND, recipe.temperature)
-    loss.backward()
+    loss = nt_xent(z_ND, recipe.temperature, group=group)
+    # DistributedDataParallel averages gradients, of which each process has its part of a sum
+    (loss if group.size == 1 else loss * group.size).backward()
     optimizer.step()
     return loss.detach()
 
 
 @torch.no_grad()
-def validation_loss(model: nn.Module, val: Batches, recipe: SimCLR, batch_size: int, seed: int) -> float:
+def validation_loss(
+    model: nn.Module, val: Batches, recipe: SimCLR, batch_size: int, seed: int, group: Group = ALONE
+) -> float:
     """Return the mean NT-Xent over the validation split's batches of views, in eval mode; the views never change.
 
     Batches have the training size or, where the split is smaller, the split's; a last partial batch is dropped, since
-    the loss depends on the number of negatives.
+    the loss depends on the number of negatives. In a `group` each process does whole batches, with rank 0's statistics.
     """
     num_val = len(val.split.labels)
     batch_size = min(batch_size, num_val)
+    group.share_buffers(model)
     model.eval()
-    losses = []
-    for k in range(num_val // batch_size):
+    losses = torch.zeros(num_val // batch_size, device=val.split.images.device)
+    for k in range(group.rank, len(losses), group.size):
         x_BCHW = val.pairs(torch.arange(k * batch_size, (k + 1) * batch_size), "validation", k, seed=seed)
         with _autocast(x_BCHW.device, recipe):
             z_ND = model(x_BCHW)
-        losses.append(nt_xent(z_ND, recipe.temperature))
+        losses[k] = nt_xent(z_ND, recipe.temperature)
     model.train()
-    return torch.stack(losses).mean().item()
+    return group.sum(losses).mean().item()
+
+
+def _steps_per_epoch(num_train: int, batch_size: int, group: Group) -> int:
+    if batch_size > num_train:
+        raise UserError(f"batch_size {batch_size} is larger than the train split of {num_train} images: lower it")
+    if batch_size % group.size:
+        raise UserError(f"batch_size {batch_size} is not divisible by {group.size}, the number of processes")
+    return num_train // batch_size
 
 
 def _autocast(device: torch.device, recipe: SimCLR) -> contextlib.AbstractContextManager[Any]:
@@ -195,12 +211,29 @@ def _autocast(device: torch.device, recipe: SimCLR) -> contextlib.AbstractContex
 
 
 class _Run:
-    """What changes while training, and what a checkpoint holds."""
+    """What changes while training, what a checkpoint holds of it, and when it can no longer end well."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int):
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, model: nn.Sequential, recipe: SimCLR, batch_size: int, steps: int):
+        self.model = model.to(memory_format=torch.channels_last).train()
+        self.recipe, self.batch_size = recipe, batch_size
+        self.optimizer = torch.optim.SGD(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=1.0,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.rate_at = partial(
+            learning_rate,
+            peak=recipe.learning_rate * batch_size / 256,
+            steps_per_epoch=steps,
+            epochs=recipe.epochs,
+            schedule=recipe.schedule,
+            warmup_epochs=recipe.warmup_epochs,
+            final=recipe.final_lr,
+        )
         self.step = 0
-        self.losses = torch.zeros(steps, device=next(model.parameters()).device)
+        self.losses = torch.zeros(steps, device=next(model.parameters()).device)  # of this epoch
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
 
@@ -208,6 +241,7 @@ class _Run:
         if not self.history or row.val_loss < min(past.val_loss for past in self.history):
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.history.append(row)
+        self._check_epoch(row)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -228,37 +262,31 @@ class _Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def check_finite(self) -> None:
+        """Stop at the first loss of this epoch that is not finite; before a checkpoint, which would keep it."""
+        begun = (self.step - 1) // len(self.losses) * len(self.losses)
+        bad = (~torch.isfinite(self.losses[: self.step - begun])).nonzero()
+        if len(bad):
+            raise UserError(f"SimCLR loss is not finite {self._where(begun + int(bad[0]))}: {LESS}")
 
-def _check_finite(run: _Run, rate_at: Callable[[int], float], projector: nn.Module) -> None:
-    """Stop at the first loss of this epoch that is not finite; before a checkpoint, which would keep it."""
-    steps = len(run.losses)
-    begun = (run.step - 1) // steps * steps
-    bad = (~torch.isfinite(run.losses[: run.step - begun])).nonzero()
-    if len(bad):
-        step = begun + int(bad[0])
-        where = (
-            f"at step {step + 1} (epoch {step // steps + 1}, lr {rate_at(step):.3g}, projector {_describe(projector)})"
-        )
-        raise UserError(f"SimCLR loss is not finite {where}: lower simclr.learning_rate or raise simclr.warmup_epochs")
+    def _check_epoch(self, row: Epoch) -> None:
+        """Stop a run that can no longer end well, saying where and what to try."""
+        where = self._where(self.step - 1)
+        if not math.isfinite(row.val_loss):
+            raise UserError(f"SimCLR validation loss is not finite {where}: {LESS}")
+        collapsed = math.log(2 * self.batch_size - 1)
+        recent = [row for row in self.history if row.epoch > self.recipe.warmup_epochs][-STUCK_EPOCHS:]
+        if len(recent) == STUCK_EPOCHS and all(abs(row.train_loss - collapsed) < STUCK_MARGIN for row in recent):
+            raise UserError(
+                f"SimCLR loss is stuck at log(2B-1) = {collapsed:.4f} {where}: the head has collapsed; "
+                "lower simclr.learning_rate or simclr.temperature, raise simclr.warmup_epochs, or try another "
+                "projector.activation"
+            )
 
-
-def _check_loss(history: list[Epoch], recipe: SimCLR, batch_size: int, projector: nn.Module) -> None:
-    """Stop a run that can no longer end well, saying where and what to try."""
-    last = history[-1]
-    step = last.num_images // batch_size * last.epoch
-    where = f"at epoch {last.epoch} (step {step}, lr {last.learning_rate:.3g}, projector {_describe(projector)})"
-    if not math.isfinite(last.val_loss):
-        raise UserError(
-            f"SimCLR validation loss is not finite {where}: lower simclr.learning_rate or raise simclr.warmup_epochs"
-        )
-    collapsed = math.log(2 * batch_size - 1)
-    recent = [row for row in history if row.epoch > recipe.warmup_epochs][-STUCK_EPOCHS:]
-    if len(recent) == STUCK_EPOCHS and all(abs(row.train_loss - collapsed) < STUCK_MARGIN for row in recent):
-        raise UserError(
-            f"SimCLR loss is stuck at log(2B-1) = {collapsed:.4f} {where}: the head has collapsed; "
-            "lower simclr.learning_rate or simclr.temperature, raise simclr.warmup_epochs, or try another "
-            "projector.activation"
-        )
+    def _where(self, step: int) -> str:
+        """Say where in the run `step`, from 0, lies."""
+        epoch, rate = step // len(self.losses) + 1, self.rate_at(step)
+        return f"at step {step + 1} (epoch {epoch}, lr {rate:.3g}, projector {_describe(self.model[1])})"
 
 
 def _describe(projector: nn.Module) -> str:

@@ -1,60 +1,112 @@
-"""NT-Xent (Chen et al. 2020, equation 1) in O(N * block) memory."""
+"""NT-Xent (Chen et al. 2020, equation 1) in O(N * D + block^2) memory, for one process or several."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-BLOCK = 2048  # rows of the similarity matrix held at once: 2048 x 2N floats
+from headstart.training.distributed import ALONE, Group
+
+# Side of the tiles of the similarity matrix that are held at once: small enough for a core's cache; on a GPU large
+# enough that launching kernels costs nothing.
+BLOCK = {"cpu": 512, "cuda": 4096}
+KEPT = 2**24  # similarities; where there are no more, the backward pass finds its tiles instead of making them anew
 
 
-def nt_xent(z_ND: Tensor, temperature: float, block: int = BLOCK) -> Tensor:
+def nt_xent(z_ND: Tensor, temperature: float, block: int | None = None, group: Group = ALONE) -> Tensor:
     """Return the normalised temperature-scaled cross-entropy of B pairs, a 0-d tensor.
 
     z_ND: (2B, D) float32 or float64 projections, not normalised; row i and row i + B are the two views of an image. The
     mean over all 2B rows of -log(exp(s(i, pair)) / sum over j != i of exp(s(i, j))), s = cosine / temperature;
     log(2B - 1) where all are equal. Lower precisions are raised to float32. Needs first derivatives only.
+
+    In a `group`, z_ND holds the process's own pairs, as many as every other's. All processes return the loss over the
+    rows of all, and the gradient of that loss with respect to their own rows: those of other processes push them, too.
     """
     if z_ND.dtype not in (torch.float32, torch.float64):
         z_ND = z_ND.float()
     with torch.autocast(z_ND.device.type, enabled=False):
         z_ND = torch.nn.functional.normalize(z_ND, dim=1)
-        return _NTXent.apply(z_ND, temperature, block)
+        return _NTXent.apply(z_ND, temperature, block or BLOCK.get(z_ND.device.type, BLOCK["cuda"]), group)
 
 
 class _NTXent(torch.autograd.Function):
-    """Rows in blocks; the backward pass makes each block of similarities anew instead of keeping it."""
+    """The matrix of similarities is symmetric, so a tile of own rows serves its mirror image too.
+
+    The backward pass needs no gradients of other processes: what row i owes to anchor j is a function of their
+    similarity and of j's sum over its row, which are gathered in the forward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, z_ND: Tensor, temperature: float, block: int) -> Tensor:
-        num = len(z_ND)
-        log_sums = torch.empty(num, dtype=z_ND.dtype, device=z_ND.device)
-        for start in range(0, num, block):
-            sims = _similarities(z_ND, start, block, temperature)
-            log_sums[start : start + block] = torch.logsumexp(sims, 1)
+    def forward(ctx: Any, own_ND: Tensor, temperature: float, block: int, group: Group) -> Tensor:
+        z_ND = group.gather(own_ND)
+        start, stop = group.rank * len(own_ND), (group.rank + 1) * len(own_ND)
+        # exp(s - 1 / temperature) is at least exp(-2 / temperature): rows need their maxima only where that underflows
+        cold = 2 / temperature > (80 if z_ND.dtype == torch.float32 else 700)
+        log_sums = z_ND.new_full((len(z_ND),), float("-inf"))
+        kept = [] if len(own_ND) * len(z_ND) <= KEPT else None
+        for rows, columns in _tiles(start, stop, len(z_ND), block):
+            tile = _tile(z_ND, rows, columns, temperature, cold)
+            log_sums[rows] = torch.logaddexp(log_sums[rows], _log_sum(tile, 1, cold))
+            if rows.start < columns.start < stop:
+                log_sums[columns] = torch.logaddexp(log_sums[columns], _log_sum(tile, 0, cold))
+            if kept is not None:
+                kept.append(tile)
+        pairs = (own_ND * own_ND.roll(len(own_ND) // 2, 0)).sum(1).sub_(1).div_(temperature)
+        log_sums, pairs = group.gather(torch.stack([log_sums[start:stop], pairs], 1)).unbind(1)
         ctx.save_for_backward(z_ND, log_sums)
-        ctx.temperature, ctx.block = temperature, block
-        pairs = (z_ND * z_ND.roll(num // 2, 0)).sum(1) / temperature
+        ctx.constants, ctx.kept = (temperature, cold, start, stop, block), kept
         return (log_sums - pairs).mean()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("nt_xent has first derivatives only: create_graph must be False")
         z_ND, log_sums = ctx.saved_tensors
-        num = len(z_ND)
-        grad = torch.empty_like(z_ND)
-        for start in range(0, num, ctx.block):
-            sims = _similarities(z_ND, start, ctx.block, ctx.temperature)
-            # row i of P + P^T, P the softmax: z_i is anchor in one and negative in the other
-            weights = torch.exp(sims - log_sums[start : start + ctx.block, None])
-            weights += torch.exp(sims - log_sums[None, :])
-            grad[start : start + ctx.block] = weights @ z_ND
-        grad -= 2 * z_ND.roll(num // 2, 0)
-        return grad * (grads[0] / (num * ctx.temperature)), None, None
+        temperature, cold, start, stop, block = ctx.constants
+        grad = torch.zeros_like(z_ND)
+        for rows, columns in _tiles(start, stop, len(z_ND), block):
+            tile = ctx.kept.pop(0) if ctx.kept else _tile(z_ND, rows, columns, temperature, cold)
+            # P + P^T, P the softmax: z_i is anchor in one and negative in the other
+            weights = _both_softmaxes(tile, log_sums[rows, None], log_sums[columns], cold)
+            grad[rows].addmm_(weights, z_ND[columns])
+            if rows.start < columns.start < stop:
+                grad[columns].addmm_(weights.T, z_ND[rows])
+        own_ND = z_ND[start:stop]
+        grad = grad[start:stop] - 2 * own_ND.roll(len(own_ND) // 2, 0)
+        return grad * (grads[0] / (len(z_ND) * temperature)), None, None, None
 
 
-def _similarities(z_ND: Tensor, start: int, block: int, temperature: float) -> Tensor:
-    """(block, N) similarities of a block of rows with all rows, -inf with themselves."""
-    rows = z_ND[start : start + block]
-    sims = (rows / temperature) @ z_ND.T
-    sims.diagonal(start).fill_(float("-inf"))
-    return sims
+def _tiles(start: int, stop: int, num: int, block: int) -> Iterator[tuple[slice, slice]]:
+    """Yield rows and columns of tiles that cover the rows start..stop of a symmetric matrix (num, num).
+
+    Of two that mirror each other, both in those rows, only the one above the diagonal.
+    """
+
+    def cut(first: int, last: int) -> list[slice]:
+        return [slice(at, min(at + block, last)) for at in range(first, last, block)]
+
+    own, others = cut(start, stop), cut(0, start) + cut(stop, num)
+    for place, rows in enumerate(own):
+        for columns in own[place:] + others:
+            yield rows, columns
+
+
+def _tile(z_ND: Tensor, rows: slice, columns: slice, temperature: float, cold: bool) -> Tensor:
+    """exp(s - 1 / temperature), or its logarithm where `cold`; a row's similarity with itself does not count."""
+    tile = (z_ND[rows] / temperature) @ z_ND[columns].T
+    tile.sub_(1 / temperature)
+    if rows == columns:
+        tile.diagonal().fill_(float("-inf"))
+    return tile if cold else tile.exp_()
+
+
+def _log_sum(tile: Tensor, dim: int, cold: bool) -> Tensor:
+    return torch.logsumexp(tile, dim) if cold else tile.sum(dim).log_()
+
+
+def _both_softmaxes(tile: Tensor, log_sums: Tensor, other_log_sums: Tensor, cold: bool) -> Tensor:
+    if cold:
+        return (tile - log_sums).exp_().add_((tile - other_log_sums).exp_())
+    return tile.mul_((-log_sums).exp() + (-other_log_sums).exp())
