@@ -4,7 +4,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report repro test lint ui
+.PHONY: datasets report repro test lint ui
 .DEFAULT_GOAL := repro
 
 repro: .venv/.ready
@@ -13,6 +13,9 @@ repro: .venv/.ready
 	  echo "No git history here: the pipeline runs, but experiments (dvc exp), comparisons with past revisions (dvc metrics"; \
 	  echo "diff) and the commit in MLflow are lost. To have them: git init && git add -A && git commit -m import"; fi
 	dvc repro
+
+datasets: .venv/.ready
+	@python -m headstart datasets
 
 test: .venv/.ready
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile

@@ -66,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--published-dir", type=Path, metavar="DIR", help="as of compare")
     report.add_argument("--margin", type=float, default=1.0, help="as of compare")
     report.set_defaults(run=_report)
+    datasets = commands.add_parser("datasets", help="list the datasets: classes, images, size, licence, what is here")
+    datasets.add_argument("--format", choices=["text", "json"], default="text")
+    datasets.set_defaults(run=_datasets)
     return top
 
 
@@ -79,6 +82,12 @@ def _report(options: argparse.Namespace) -> None:
     from headstart.commands.report import report
 
     report(options)
+
+
+def _datasets(options: argparse.Namespace) -> None:
+    from headstart.commands.datasets import datasets
+
+    datasets(options)
 
 
 if __name__ == "__main__":

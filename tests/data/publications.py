@@ -1,7 +1,7 @@
 """Small archives in the form that each dataset is published in: member names, codings, quirks.
 
-`PUBLICATIONS[kind](folder)` writes a dataset's archives and returns what they hold: Published. Pixels are noise, so that
-no two images are alike; JPEGs are compared after Pillow's decoding, everything else exactly.
+`PUBLICATIONS[kind](folder)` writes a dataset's archives and returns what they hold: Published. Pixels are noise: no two
+images are alike. JPEGs are compared after Pillow's decoding, everything else exactly.
 """
 
 import functools
@@ -137,7 +137,7 @@ def caltech256(folder: Path) -> Published:
 def dtd(folder: Path) -> Published:
     make = Maker()
     files: Files = {"dtd/imdb/imdb.mat": b"matlab", "dtd/images/banded/.directory": b"kde"}
-    lists = {split: "" for split in ("train", "val", "test")}
+    lists = dict.fromkeys(("train", "val", "test"), "")
     for number, split in enumerate([*lists] * 3):
         for label in ("banded", "zigzagged"):
             name = f"{label}/{label}_{number:04d}.jpg"

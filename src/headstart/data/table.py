@@ -98,7 +98,7 @@ KINDS = {
         folders.imagenette,
         catalogue.IMAGENETTE,
         _about(
-            *("Imagenette", 10, _train_test(9469, 3925), "varied", "Apache-2.0; images: ImageNet's terms"),
+            *("Imagenette", 10, _train_test(9469, 3925), "varied", "Apache-2.0, ImageNet's terms"),
             *("Howard, fast.ai 2019", "github.com/fastai/imagenette"),
         ),
     ),
