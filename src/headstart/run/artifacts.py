@@ -198,8 +198,15 @@ def shared_result(stage: str, key: str) -> Iterator[Path]:
     Where the folder does not exist yet, the caller makes it (`write_folder`); parallel workers so do the work once.
     """
     folder = paths.scratch() / "shared" / stage / key
+    with locked(folder, stage):
+        yield folder
+
+
+@contextmanager
+def locked(folder: Path, stage: str) -> Iterator[None]:
+    """Hold `<folder>.lock` against other workers; the lock of a killed one is free."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder.with_suffix(".lock"))
+    lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -207,7 +214,7 @@ def shared_result(stage: str, key: str) -> Iterator[Path]:
         lock.acquire()
     with lock:
         lock.release()  # `with` holds it once more
-        yield folder
+        yield
 
 
 @contextmanager

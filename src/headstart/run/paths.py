@@ -19,6 +19,11 @@ def scratch() -> Path:
     return main_workspace() / ".cache"
 
 
+def downloads() -> Path:
+    """Return the main workspace's folder of unfinished and finished downloads, shared by all workspaces and workers."""
+    return scratch() / "downloads"
+
+
 def raw(dataset: str) -> Path:
     """Return the folder of a dataset's archives, as `download` leaves them."""
     return Path("data/raw") / dataset
