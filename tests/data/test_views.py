@@ -192,7 +192,11 @@ def reference(x_CHW: Tensor, drawn: Draw, row: int, taps: int, size: int) -> Ten
         x_CHW = TF.rotate(x_CHW, drawn.angle[row].item(), InterpolationMode.BILINEAR)
     side = x_CHW.shape[-1]
     box = (drawn.box[row] * side).round().int().tolist()
+    if size < x_CHW.shape[-1] and not drawn.angle.any():  # shrunk in 8 bits
+        x_CHW = (x_CHW * 255).round().byte()
     x_CHW = TF.resized_crop(x_CHW, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
+    if x_CHW.dtype == torch.uint8:
+        x_CHW = x_CHW.float() / 255
     if drawn.flip[row]:
         x_CHW = TF.horizontal_flip(x_CHW)
     for kind in drawn.order[row].tolist():
@@ -213,6 +217,24 @@ def test_whole_views_equal_torchvision(stored, views_of, rotate, size):
     ours = render(images, parameters, views, size)
     theirs = [reference(x, parameters, row, odd(0.2 * size), size) for row, x in enumerate(floats(images))]
     close(ours, torch.stack(theirs), atol=1e-4)
+
+
+def test_batch_size_changes_no_view(stored, views_of, monkeypatch):
+    """The CPU works through a batch in pieces that fit its cache."""
+    views = views_of(**SIMCLR, rotate=10.0)
+    parameters = drawn(views, len(stored))
+    whole = render(stored, parameters, views, 32)
+    monkeypatch.setattr("headstart.data.views.CHUNK_BYTES", 4 * 12 * 32 * 32)
+    close(render(stored, parameters, views, 32), whole)
+
+
+def test_shrunk_crops_have_edges_at_whole_stored_pixels(stored, views_of):
+    boxes = torch.tensor([[0.1, 0.23, 0.62, 0.71], [0.999, 0.999, 0.001, 0.001]])
+    ours = render(stored[:2], nothing(2, box=boxes), views_of(), 8)
+    theirs = [(2, 6, 15, 17), (23, 23, 1, 1)]  # of 24 px: top, left, height, width
+    for image, x_CHW, box in zip(stored, ours, theirs, strict=False):
+        crop = TF.resized_crop(image.permute(2, 0, 1), *box, [8, 8], InterpolationMode.BILINEAR, antialias=True)
+        close(x_CHW, crop.float() / 255)
 
 
 def test_views_are_floats_in_range_and_leave_the_images_alone(stored, views_of):

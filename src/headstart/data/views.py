@@ -9,7 +9,7 @@ Crops are resampled by two matrix products with anti-aliased triangle filters, w
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import torch
@@ -19,6 +19,7 @@ from headstart.knobs import Interval, Range
 
 Probability = Annotated[float, Range(0, 1)]
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision's rgb_to_grayscale
+CHUNK_BYTES = 2**22  # of float pixels worked on at once on a CPU: what its last cache holds beside the temporaries
 NEUTRAL = torch.tensor([1.0, 1.0, 1.0, 0.0])  # brightness, contrast, saturation, hue that change nothing
 
 
@@ -63,6 +64,10 @@ class Draw:
     grey: Tensor
     blurred: Tensor
     sigma: Tensor
+
+    def rows(self, part: slice) -> "Draw":
+        """Return the parameters of some of the views."""
+        return Draw(*(getattr(self, field.name)[part] for field in fields(self)))
 
 
 def draw(views: Views, sizes: Tensor, generator: torch.Generator) -> Draw:
@@ -110,13 +115,26 @@ def _crop_boxes(views: Views, sizes: Tensor, generator: torch.Generator, attempt
 def render(images: Tensor, drawn: Draw, views: Views, size: int) -> Tensor:
     """Return B views: (B, 3, size, size) float32 in [0, 1], on the device of `images`.
 
-    images: (B, S, S, 3) uint8, whatever the original aspect ratio (the boxes are shares of it).
+    images: (B, S, S, 3) uint8, whatever the original aspect ratio (the boxes are shares of it). On the CPU, where S is
+    larger than size, crops have edges at whole stored pixels and 8-bit values, as Pillow's have.
     """
+    if images.device.type != "cpu":
+        return _render(images, drawn, views, size)
+    chunk = max(1, CHUNK_BYTES // (12 * size * size))
+    parts = [slice(start, start + chunk) for start in range(0, len(images), chunk)]
+    return torch.cat([_render(images[part], drawn.rows(part), views, size) for part in parts])
+
+
+def _render(images: Tensor, drawn: Draw, views: Views, size: int) -> Tensor:
     device = images.device
-    x_BCHW = images.permute(0, 3, 1, 2).float().div_(255)
-    if drawn.angle.any():
-        x_BCHW = _rotate(x_BCHW, _to(drawn.angle, device))
-    x_BCHW = resized_crop(x_BCHW, _to(drawn.box, device), size, _to(drawn.flip, device))
+    rotated = bool(drawn.angle.any())
+    if device.type == "cpu" and images.shape[1] > size and not rotated:
+        x_BCHW = _crop_8_bit(images, drawn.box, size, drawn.flip).float().div_(255)
+    else:
+        x_BCHW = images.permute(0, 3, 1, 2).float().div_(255)
+        if rotated:
+            x_BCHW = _rotate(x_BCHW, _to(drawn.angle, device))
+        x_BCHW = resized_crop(x_BCHW, _to(drawn.box, device), size, _to(drawn.flip, device))
     x_BCHW = _jitter(x_BCHW, drawn)
     rows = _rows(drawn.grey, device)
     if len(rows):
@@ -125,6 +143,19 @@ def render(images: Tensor, drawn: Draw, views: Views, size: int) -> Tensor:
     if len(rows):
         taps = odd(views.blur_kernel * size)
         x_BCHW[rows] = gaussian_blur(x_BCHW[rows], _to(drawn.sigma[drawn.blurred], device), taps)
+    return x_BCHW
+
+
+def _crop_8_bit(images: Tensor, box: Tensor, size: int, flip: Tensor) -> Tensor:
+    """`resized_crop` one by one with torch's 8-bit kernel: 9 times as fast on a CPU where 256 px become 128."""
+    edges = torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1).mul(images.shape[1]).round().long()
+    edges[:, :2].clamp_(max=images.shape[1] - 1)
+    edges[:, 2:] = torch.maximum(edges[:, 2:], edges[:, :2] + 1)
+    x_BCHW = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+    for row, (image, (top, left, bottom, right)) in enumerate(zip(images, edges.tolist(), strict=True)):
+        crop = image[top:bottom, left:right].permute(2, 0, 1)[None]
+        x_BCHW[row] = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
+    x_BCHW[flip] = x_BCHW[flip].flip(-1)
     return x_BCHW
 
 
