@@ -4,7 +4,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: datasets report repro test lint ui
+.PHONY: bench datasets report repro test lint ui
 .DEFAULT_GOAL := repro
 
 repro: .venv/.ready
@@ -19,6 +19,10 @@ datasets: .venv/.ready
 
 test: .venv/.ready
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+
+# BENCH="step views": some of them alone. The peers it measures against lie beside .venv, which they cannot change.
+bench: .venv/.ready .bench/.ready
+	PYTHONPATH=.bench python -m benchmarks $(BENCH)
 
 report: .venv/.ready
 	@python -m headstart report --rows dvc --out report/index.html
@@ -41,4 +45,9 @@ ui: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@# `python -m headstart`: a stage's own copy of the library still comes first (stages/__init__.py)
 	@echo "$(CURDIR)/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/headstart.pth"
+	@touch $@
+
+.bench/.ready: benchmarks/requirements.txt | .venv/.ready
+	rm -rf .bench
+	python -m pip install --quiet --disable-pip-version-check --no-deps --target .bench -r $<
 	@touch $@

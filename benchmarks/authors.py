@@ -1,0 +1,211 @@
+"""Against the authors' training path, re-implemented from their description and code (see benchmarks/README.md).
+
+Pillow transforms in DataLoader workers, two forwards, fp32, NCHW, an NT-Xent that broadcasts (2B, 2B, D).
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.transforms import functional
+
+from benchmarks import setting
+from benchmarks.measure import Row, in_new_process, interleave, peak_bytes, ratios, skipped, spread, synchronize
+from benchmarks.step import our_steps
+from headstart.data.views import odd
+
+FULL, SMALL = 1280, (160, 320, 640)
+FULL_BYTES = 21 * 2**30  # of the broadcast loss at B = 1280
+BARS = {"cpu": 15.0, "cuda": 20.0}
+
+
+def transform(size: int) -> transforms.Compose:
+    """Return the authors' train transforms without standardisation (their default grid has both)."""
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop((size, size)),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomApply([transforms.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+            transforms.RandomGrayscale(0.2),
+            transforms.RandomApply([transforms.GaussianBlur(odd(0.1 * size))], p=0.5),
+            transforms.ToTensor(),
+        ]
+    )
+
+
+class Pairs(Dataset):
+    """The image as a tensor, two views, the label; images are decoded already, as torchvision's CIFAR-10 holds them."""
+
+    def __init__(self, num: int, size: int, stored: int):
+        self.images, self.size, self.transform = setting.pictures(num, stored), size, transform(size)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        image = Image.fromarray(self.images[index])
+        left = self.transform(image)
+        whole = functional.to_tensor(image)
+        if whole.shape != left.shape:
+            whole = functional.resize(whole, [self.size, self.size])
+        return whole, left, self.transform(image), 0
+
+
+class BroadcastNTXent(nn.Module):
+    """NT-Xent as the authors compute it: cosine similarities by broadcasting, masks made anew in every step."""
+
+    def __init__(self, temperature: float):
+        super().__init__()
+        self.temperature = temperature
+        self.similarity, self.criterion = nn.CosineSimilarity(dim=2), nn.CrossEntropyLoss(reduction="sum")
+
+    def forward(self, z_ND: Tensor) -> Tensor:
+        num = len(z_ND) // 2
+        mask = ~torch.eye(2 * num, dtype=torch.bool)
+        for i in range(num):
+            mask[i, num + i] = mask[num + i, i] = False
+        sims = self.similarity(z_ND.unsqueeze(1), z_ND.unsqueeze(0)) / self.temperature
+        positive = torch.cat((torch.diag(sims, num), torch.diag(sims, -num))).reshape(2 * num, 1)
+        negative = sims[mask.to(z_ND.device)].reshape(2 * num, -1)
+        labels = torch.zeros(2 * num, dtype=torch.long, device=z_ND.device)
+        return self.criterion(torch.cat((positive, negative), dim=1), labels) / (2 * num)
+
+
+def their_steps(size: int, stored: int, batch_size: int, steps: int, device: torch.device) -> Callable[[], None]:
+    """Return a function that trains one epoch of `steps` steps on their path, workers' start included."""
+    loader = DataLoader(
+        Pairs(steps * batch_size, size, stored),
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=len_cores(),
+    )
+    resnet = torchvision.models.resnet34(weights=None)
+    backbone = nn.Sequential(*list(resnet.children())[:-1])
+    width = setting.PROJECTOR
+    head = nn.Sequential(nn.Linear(512, width.hidden_dim), nn.ReLU(), nn.Linear(width.hidden_dim, width.out_dim))
+    model = nn.ModuleList([backbone, head]).to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, setting.MOMENTUM, weight_decay=setting.WEIGHT_DECAY)
+    criterion = BroadcastNTXent(setting.TEMPERATURE)
+
+    def run() -> None:
+        for _, *views, _ in loader:
+            z_i, z_j = (head(backbone(view.to(device)).flatten(1)) for view in views)
+            optimizer.zero_grad()
+            criterion(torch.cat((z_i, z_j))).backward()
+            optimizer.step()
+
+    return run
+
+
+def len_cores() -> int:
+    """Return the number of DataLoader workers: the authors start one per core."""
+    import os
+
+    return len(os.sched_getaffinity(0))
+
+
+def loss_seconds(batch_size: int, device: torch.device) -> float:
+    """Return the seconds of one forward and backward of the broadcast loss (the median of three)."""
+    z_ND = torch.randn(2 * batch_size, setting.PROJECTOR.out_dim, device=device, requires_grad=True)
+    criterion, laps = BroadcastNTXent(setting.TEMPERATURE), []
+    for _ in range(3):
+        synchronize(device)
+        started = time.perf_counter()
+        criterion(z_ND).backward()
+        synchronize(device)
+        laps.append(time.perf_counter() - started)
+    return statistics.median(laps)
+
+
+def available_bytes() -> int:
+    """Return the memory that this machine can still give."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def small_batch(device: torch.device, batch_size: int, size: int, stored: int, repeats: int) -> list[Row]:
+    """Both paths in turn at a batch whose broadcast loss is small."""
+    steps = 4 if device.type == "cpu" else 10
+    source = setting.batches(steps * batch_size, stored, device)
+    source = type(source)(source.split, source.views, size, None)
+    seconds = interleave(
+        {
+            "ours": our_steps(source, batch_size, steps),
+            "theirs": their_steps(size, stored, batch_size, steps, device),
+        },
+        repeats,
+        device,
+    )
+    case = f"{size} px, B = {batch_size}"
+    return [
+        spread(f"{case}: ours over the authors' path", ratios(seconds["theirs"], seconds["ours"]), "x"),
+        spread(f"{case}: the authors' path", [steps * batch_size / lap for lap in seconds["theirs"]], "images/s"),
+    ]
+
+
+def full_size(device: torch.device) -> list[Row]:
+    """B = 1280: the loss extrapolated from smaller batches, and one whole guarded step beside our steps."""
+    losses = {size: loss_seconds(size, device) for size in SMALL}
+    factors = [losses[size] / size**2 for size in SMALL]
+    case = f"32 px, B = {FULL}"
+    note = "quadratic extrapolation from B = " + ", ".join(map(str, SMALL))
+    rows = [spread(f"{case}: broadcast loss", [factor * FULL**2 for factor in factors], "s", note=note)]
+    if device.type == "cpu" and available_bytes() < FULL_BYTES:
+        reason = f"needs {FULL_BYTES / 2**30:.0f} GiB, {available_bytes() / 2**30:.0f} are free"
+        return [*rows, skipped(f"{case}: ours over the authors' path", reason)]
+    source = setting.batches(4 * FULL, 32, device)
+    ours = our_steps(source, FULL, 1)
+    ours()
+    around, theirs, peaks = [], [], []
+    for _ in range(2):
+        around += interleave({"ours": ours}, 2, device, warm_ups=0)["ours"]
+        done = in_new_process("benchmarks.authors", FULL)
+        if "error" in done:
+            return [*rows, skipped(f"{case}: ours over the authors' path", done["error"])]
+        theirs += done["seconds"]
+        peaks.append(done["peak"] / 2**30)
+    around += interleave({"ours": ours}, 2, device, warm_ups=0)["ours"]
+    ours_median = statistics.median(around)
+    return [
+        *rows,
+        spread(f"{case}: one whole step of the authors' path", theirs, "s"),
+        spread(f"{case}: its peak memory", peaks, "GiB"),
+        spread(f"{case}: our step", around, "s"),
+        spread(
+            f"{case}: ours over the authors' path", [lap / ours_median for lap in theirs], "x", bar=BARS[device.type]
+        ),
+    ]
+
+
+def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
+    """Measure at small batches, then at the paper's."""
+    if quick:
+        return small_batch(device, 32, 32, 32, 1), "fp32"
+    rows = small_batch(device, 256, 32, 32, 3)
+    rows += full_size(device)
+    if device.type == "cuda":
+        rows += small_batch(device, 392, 128, 256, 3)
+    return rows, "fp32 (the authors' path)"
+
+
+if __name__ == "__main__":
+    import json
+
+    size = int(sys.argv[1])
+    chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run = their_steps(32, 32, size, 1, chosen)
+    begun = time.perf_counter()
+    run()
+    synchronize(chosen)
+    print(json.dumps({"seconds": [time.perf_counter() - begun], "peak": peak_bytes(chosen)}))
