@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks import setting
 from benchmarks.authors import BroadcastNTXent, available_bytes
-from benchmarks.measure import Row, in_new_process, peak_bytes, skipped, spread, synchronize
+from benchmarks.measure import Row, in_new_process, peak_bytes, reset_peak, skipped, spread, synchronize
 from headstart.training.losses import KEPT, nt_xent
 
 SIZES = (1_280, 8_192, 32_768)
@@ -44,7 +44,7 @@ def measure(form: str, num: int, repeats: int, device: torch.device) -> dict:
     """Return the seconds of each repeat and the bytes by which the peak grew."""
     z_ND = torch.randn(2 * num, WIDTH, device=device, requires_grad=True)
     FORMS[form](z_ND[:64]).backward()
-    before, seconds = peak_bytes(device), []
+    before, seconds = reset_peak(device), list[float]()
     for _ in range(repeats):
         z_ND.grad = None
         synchronize(device)

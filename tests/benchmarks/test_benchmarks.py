@@ -1,0 +1,91 @@
+"""What benchmarks compare must compute the same, and what they report must be what they measured."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import measure, nt_xent, probe, setting
+from benchmarks.authors import Pairs
+from benchmarks.views import STORED
+from headstart.data.views import draw
+from headstart.evaluation.probe import converged_probe
+from headstart.randomness import generator
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("form", ["matmul", "broadcast"])
+def test_every_form_of_nt_xent_is_the_same_function(form):
+    """Values and gradients: the authors' broadcasting criterion and the plain form are ours, only slower."""
+    z_ND = torch.randn(24, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = []
+    for name in ("ours", form):
+        leaf = z_ND.clone().requires_grad_()
+        loss = nt_xent.FORMS[name](leaf)
+        loss.backward()
+        results.append((loss.detach(), leaf.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_compared_runs_in_turn_and_warm_ups_do_not_count():
+    calls = []
+    seconds = measure.interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, CPU)
+    assert "".join(calls) in ("abbaabba", "baabbaab")
+    assert {name: len(laps) for name, laps in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_bars_from_both_sides():
+    assert measure.Row("x", 0.9, bar=0.9).met is True
+    assert measure.Row("x", 0.89, bar=0.9).met is False
+    assert measure.Row("x", 0.91, bar=0.9, at_most=True).met is False
+    assert measure.Row("x", 0.91).met is None
+    assert measure.skipped("x", "no accelerator").met is None
+
+
+def test_table_and_file_say_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
+    rows = [measure.spread("speed", [3.0, 1.0, 2.0], "x", bar=4.0), measure.skipped("other", "needs an accelerator")]
+    table = measure.show(rows)
+    assert "| speed | 2 x | 1 to 3 | at least 4 | NO |" in table
+    assert "other (needs an accelerator) | not measured" in table
+    tree = json.loads(measure.save("step", rows, CPU, "fp32").read_text())
+    assert tree["rows"][0]["median"] == 2.0
+    assert tree["rows"][0]["met"] is False
+    assert torch.__version__.startswith(tree["machine"]["libraries"]["torch"])
+    assert tree["machine"]["accelerator"] is None
+
+
+def test_a_failing_process_is_reported_not_measured():
+    assert "exit status" in measure.in_new_process("benchmarks.nt_xent", "no such form", 8, 1, "cpu")["error"]
+
+
+def test_peak_memory_is_a_process_of_its_own():
+    found = measure.in_new_process("benchmarks.nt_xent", "matmul", 512, 1, "cpu")
+    assert len(found["seconds"]) == 1
+    assert 4 * 1024**2 < found["bytes"] < 2**28  # at least one (2N, 2N) matrix
+
+
+def test_authors_pairs_are_two_views_and_the_whole_image():
+    whole, left, right, _ = Pairs(2, 16, 32)[1]
+    assert whole.shape == left.shape == right.shape == (3, 16, 16)
+    assert not torch.equal(left, right)
+
+
+def test_setting_is_the_papers():
+    model = setting.model(CPU)
+    assert [tuple(layer.weight.shape) for layer in (model[1][0], model[1][2])] == [(512, 512), (128, 512)]
+    assert model[0].conv1.kernel_size == (7, 7)
+    pictures = setting.pictures(3, STORED[96])
+    assert pictures.shape == (3, 192, 192, 3)
+    drawn = draw(setting.VIEWS, torch.full((4000, 2), 32), generator(0, "x"))
+    assert drawn.blurred.float().mean() == pytest.approx(0.5, abs=0.03)
+    assert drawn.grey.float().mean() == pytest.approx(0.2, abs=0.03)
+
+
+def test_objective_is_scikit_learns():
+    data = probe.features(300, 0)
+    fit = converged_probe(data, data, [0.01], probe.NUM_CLASSES)
+    least, _ = probe.least_objective(data, 0.01)
+    assert least <= probe.objective(fit.probe, data, 0.01) <= least * (1 + 1e-4)
