@@ -18,7 +18,7 @@ from headstart.run import tracking
 from headstart.run.params import load_params
 from headstart.study import rows
 from headstart.study.claims import CLAIMS
-from headstart.study.experiments import experiment_rows
+from headstart.study.experiments import experiment_rows, read_dvc
 from tests.study.runs import make, needs_paper
 
 ROOT = Path(__file__).parents[2]
@@ -216,6 +216,14 @@ def test_dvc_experiments_of_all_branches_and_commits_become_rows(repository, com
     assert (plain["seed"], plain["epochs"], plain["image_size"], plain["probe_test_top1"]) == (0, 40, 8, 0.8)
     assert plain["learning_rate"] == pytest.approx(0.3 * 128 / 256)
     assert saved["protocol"].nunique() == 1
+
+
+def test_the_workspace_counts_on_request_where_no_commit_holds_its_results(repository):
+    without, _ = read_dvc(repository)
+    records, _ = read_dvc(repository, workspace=True)
+    assert [row["run"] for row in records[len(without) :]] == ["workspace"] and records[: len(without)] == without
+    kept = rows.finished(rows.to_rows(records, "dvc"), "dvc").runs
+    assert "workspace" not in set(kept["run"])
 
 
 def flat(**changes):

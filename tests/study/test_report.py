@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from headstart.study import report
+from headstart.study.page import to_html, to_markdown
 
 DIGITS = {
     "simclr": {
@@ -120,3 +121,34 @@ def test_loss_figure_shows_every_curve(tmp_path):
         assert min(picture.size) >= 300
     contents = [(tmp_path / f"{name}.png").read_bytes() for name in ("one", "again", "two")]
     assert contents[0] == contents[1] != contents[2]
+
+
+CURVE = [{"epoch": str(epoch), "train_loss": str(5 - epoch), "val_loss": str(5.2 - epoch)} for epoch in range(1, 4)]
+
+
+def picture(tmp_path, name):
+    path = tmp_path / f"{name}.png"
+    Image.new("RGB", (7, 5)).save(path)
+    return report.captioned(name, path.read_bytes())
+
+
+def test_the_page_of_one_run_shows_what_there_is_and_judges_nothing(tmp_path):
+    names = ("digits_views", "digits_confusion", "digits_reconstructions")
+    pictures = [picture(tmp_path, name) for name in names]
+    assert picture(tmp_path, "simclr_loss") is None
+    content = report.page(BOTH, SETTINGS, {"digits": CURVE, "mine": CURVE[:2]}, pictures)
+    text = to_html(content)
+    assert text == to_html(report.page(BOTH, SETTINGS, {"digits": CURVE, "mine": CURVE[:2]}, pictures))
+    assert "1 run, 1 seed: nothing to compare. Run <code>dvc exp run --queue" in text
+    assert "finds 96.0 % of 360 test images, on the same backbone before SimCLR 90.0 %" in text
+    assert "training loss 4.00 to 2.00 over 3 epochs" in text
+    assert text.count('<img src="data:image/png;base64,') == 3 and text.count('width="7" height="5"') == 3
+    table = [cells(line) for line in to_markdown(content, "report.html").splitlines() if line.startswith("| mine")]
+    assert table[0][:5] == ["mine", "2000", "0.4600", "0.4100", "0.2000"]
+    captions = [block.caption for part in content.sections for block in part.blocks if hasattr(block, "caption")]
+    assert len(captions) == 6 and all(caption.endswith("1 run, 1 seed.") for caption in captions)
+
+
+def test_the_page_of_a_run_without_an_autoencoder_says_so():
+    text = to_html(report.page({"mine": MINE}, SETTINGS, {"mine": CURVE}, []))
+    assert "No picture here: this initialisation needs no autoencoder." in text

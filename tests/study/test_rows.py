@@ -1,17 +1,16 @@
 """The schema and what is left out; the published runs' join, on small exports in their format and on the real ones."""
 
 import csv
-import functools
+import dataclasses
 import hashlib
-import http.server
 import math
-import threading
 
 import pandas as pd
 import pytest
 
 from headstart.errors import UserError
 from headstart.study import published, rows
+from tests.data.hosts import Host, drop, refused_url
 from tests.study.runs import needs_paper
 
 HEADER = (
@@ -195,6 +194,7 @@ def test_training_and_evaluation_become_one_row(exports):
         "train_loss": 5.25,
         "val_loss": 5.125,
         "train_seconds": 6480.0,
+        "images_per_second": 138.9,  # 0.9 * 6,667 images, 150 epochs
         "probe_val_top1": 0.25,
         "probe_test_top1": 0.222222223877907,
         "probe_test_macro_f1": 0.125,
@@ -257,61 +257,59 @@ def test_other_files_of_the_same_names_are_noted(exports):
     assert "Not the published files" in published.differing(exports)[0]
 
 
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        super().do_GET()
-
-
 @pytest.fixture
-def host(exports, tmp_path):
-    """A loopback host with the small exports under the authors' paths: its address, hashes, paths asked for."""
-    site = tmp_path / "site"
-    sha256 = {}
-    for path in published.SHA256:
-        target = site / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((exports / target.name).read_bytes())
-        sha256[path] = hashlib.sha256(target.read_bytes()).hexdigest()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, directory=str(site)))
-    server.asked = []
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", sha256, server.asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def host(exports, monkeypatch):
+    """A loopback host with the small exports under the authors' paths, their hashes, no waiting between tries."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(published, "PATIENCE", dataclasses.replace(published.PATIENCE, wait_seconds=0.001))
+    files = {path: (exports / path.rpartition("/")[2]).read_bytes() for path in published.SHA256}
+    with Host({f"/{path}": data for path, data in files.items()}) as running:
+        yield running, {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
 
 
 def test_exports_are_downloaded_once_and_again_where_damaged(host, exports, tmp_path):
-    source, sha256, asked = host
-    folder = published.download(tmp_path / "cache", source, sha256)
-    assert sorted(asked) == sorted(f"/{path}" for path in sha256)
+    server, sha256 = host
+    folder = published.download(tmp_path / "cache", server.url(), sha256)
+    assert [path for path, _ in server.asked] == [f"/{path}" for path in sha256]
     assert published.read_runs(folder) == published.read_runs(exports)
-    published.download(folder, source, sha256)
-    assert len(asked) == 5
+    published.download(folder, server.url(), sha256)
+    assert len(server.asked) == 5
     (folder / "ae-train.csv").write_text("damaged")
-    published.download(folder, source, sha256)
-    assert asked[5:] == ["/ae/results/ae-train.csv"]
+    published.download(folder, server.url(), sha256)
+    assert [path for path, _ in server.asked[5:]] == ["/ae/results/ae-train.csv"]
     assert (folder / "ae-train.csv").read_bytes() == (exports / "ae-train.csv").read_bytes()
+    assert (folder / "ae-train.csv.bad").read_text() == "damaged"
 
 
-def test_another_file_than_the_pinned_one_is_refused_and_not_kept(host, tmp_path):
-    source, sha256, _ = host
-    with pytest.raises(UserError, match=r"ae-train\.csv: cannot be downloaded \(another file than the pinned one\)"):
-        published.download(tmp_path / "cache", source, sha256 | {"ae/results/ae-train.csv": "0" * 64})
-    assert list((tmp_path / "cache").iterdir()) == []
+def test_an_interrupted_export_is_gone_on_with(host, exports, tmp_path):
+    server, sha256 = host
+    server.faults = [drop]
+    folder = published.download(tmp_path / "cache", server.url(), sha256)
+    half = (exports / "ae-train.csv").stat().st_size // 2
+    assert server.ranges() == [None, f"bytes={half}-", None, None, None, None]
+    assert published.read_runs(folder) == published.read_runs(exports)
+
+
+def test_another_file_than_the_pinned_one_is_refused_and_kept_aside(host, tmp_path):
+    server, sha256 = host
+    pinned = "0" * 64
+    with pytest.raises(UserError) as error:
+        published.download(tmp_path / "cache", server.url(), sha256 | {"ae/results/ae-train.csv": pinned})
+    found = sha256["ae/results/ae-train.csv"]
+    assert f"wrong hash: found sha256:{found}, expected sha256:{pinned}, kept as " in str(error.value)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} - {".lock"} == {"ae-train.csv.bad"}
 
 
 def test_a_host_that_cannot_be_reached_or_lacks_the_file_is_one_line(host, tmp_path):
-    source, sha256, _ = host
-    with pytest.raises(UserError, match=r"\(HTTPError\); get the authors' five CSV files yourself .* --published-dir"):
-        published.download(tmp_path / "cache", f"{source}/nowhere", sha256)
-    with pytest.raises(UserError, match=r"\(ConnectionError\)"):
-        published.download(tmp_path / "cache", "http://127.0.0.1:9", sha256)
+    server, sha256 = host
+    advice = "; get the authors' five CSV files yourself and give their folder with --published-dir"
+    with pytest.raises(UserError) as error:
+        published.download(tmp_path / "cache", server.url("/nowhere"), sha256)
+    path = "/nowhere/ae/results/ae-train.csv"
+    assert str(error.value) == f"ae-train.csv: no source has it: {server.url(path)}: answers 404 Not Found{advice}"
+    with pytest.raises(UserError) as error:
+        published.download(tmp_path / "cache", refused_url(), sha256)
+    assert str(error.value).endswith(f": Connection refused (tried 3 times){advice}")
 
 
 def test_the_published_runs_are_read_row_for_row():

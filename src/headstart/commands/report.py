@@ -41,15 +41,14 @@ def report(options: argparse.Namespace) -> None:
     )
     artifacts.write_text(out, page.to_html(content))
     artifacts.write_text(out.with_suffix(".md"), page.to_markdown(content, out.name))
-    print(
-        f"{out}: {len(data.runs)} runs, {out.stat().st_size / 1e6:.2f} MB; the same as text: {out.with_suffix('.md')}"
-    )
+    count, text = rows.counted(len(data.runs), "run"), out.with_suffix(".md")
+    print(f"{out}: {count}, {out.stat().st_size / 1e6:.2f} MB; the same as text: {text}")
 
 
 def _curves(runs: pd.DataFrame) -> list[curves.Curve]:
     table = figures.labelled(runs)
-    arms = {(run, dataset): arm for run, dataset, arm in zip(table["run"], table["dataset"], table["arm"], strict=True)}
-    return curves.read_experiments(Path(), arms)
+    columns = (table[name] for name in ("run", "dataset", "arm", "seed"))
+    return curves.read_experiments(Path(), zip(*columns, strict=True))
 
 
 def workspace_pictures() -> list[Picture]:

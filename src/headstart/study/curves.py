@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from headstart.study import svg
 from headstart.study.page import Figure
 
@@ -21,35 +23,36 @@ class Curve:
     run: str
     dataset: str
     arm: str
+    seed: int
     train_loss: tuple[float, ...]
     val_loss: tuple[float, ...]
 
 
-def curve(run: str, dataset: str, arm: str, rows: Iterable[Mapping[str, str]]) -> Curve:
+def curve(run: str, dataset: str, arm: str, seed: int, rows: Iterable[Mapping[str, str]]) -> Curve:
     """Return the curve of rows with epoch, train_loss and val_loss, in order of epochs."""
     ordered = sorted(rows, key=lambda row: int(row["epoch"]))
     train, val = (tuple(float(row[name]) for row in ordered) for name in ("train_loss", "val_loss"))
-    return Curve(run, dataset, arm, train, val)
+    return Curve(run, dataset, arm, seed, train, val)
 
 
-def read_experiments(root: Path, arms: Mapping[tuple[str, str], str]) -> list[Curve]:
+def read_experiments(root: Path, runs: Iterable[tuple[str, str, str, int]]) -> list[Curve]:
     """Return the curves of experiments and branches whose commits hold them.
 
-    arms: (run, dataset) -> arm; a run is an experiment's name, a branch or a commit, or `workspace`. What cannot be
+    runs: (run, dataset, arm, seed); a run is an experiment's name, a branch or a commit, or `workspace`. What cannot be
     read is left out: the page says how many curves it shows.
     """
     refs = _git(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/exps").splitlines()
     commits = {re.sub("^.*/", "", name): commit for name, commit in (line.split(" ") for line in refs)}
     files: dict[str, list[dict[str, str]]] = {}
     found = []
-    for (run, dataset), arm in arms.items():
+    for run, dataset, arm, seed in runs:
         if run not in files:
             name = commits.get(run.rpartition("/")[2], run)
             content = _workspace(root) if run == "workspace" else _git(root, "show", f"{name}:{CURVES}")
             files[run] = list(csv.DictReader(io.StringIO(content)))
         rows = [row for row in files[run] if row.get("dataset") == dataset]
         if rows:
-            found.append(curve(run, dataset, arm, rows))
+            found.append(curve(run, dataset, arm, seed, rows))
     return found
 
 
@@ -70,16 +73,16 @@ def figure(curves: Sequence[Curve], arms: Sequence[str]) -> Figure:
     datasets = sorted({item.dataset for item in curves})
     panels = tuple(_panel(name, [item for item in curves if item.dataset == name], arms) for name in datasets)
     there = [(svg.key(number), name) for number, name in enumerate(arms) if any(item.arm == name for item in curves)]
-    runs = len({item.run for item in curves})
+    runs, seeds = (len({getattr(item, name) for item in curves}) for name in ("run", "seed"))
     many = " Thin lines are single runs, thick ones their mean." if len(curves) > len(datasets) else ""
     caption = (
         f"SimCLR's loss over epochs: training solid, validation dashed (fixed views, eval mode).{many} "
-        f"{runs} run{'s' * (runs != 1)}."
+        f"{runs} run{'s' * (runs != 1)}, {seeds} seed{'s' * (seeds != 1)}."
     )
     return Figure("curves-figure", caption, panels, tuple(there))
 
 
-def _panel(dataset: str, curves: Sequence[Curve], arms: Sequence[str]) -> svg.Markup:
+def _panel(dataset: str, curves: Sequence[Curve], arms: Sequence[str]) -> Markup:
     longest = max(len(item.train_loss) for item in curves)
     losses = [loss for item in curves for loss in (*item.train_loss, *item.val_loss)]
     x, y = svg.scale([1, longest], 46, 350, 0.02), svg.scale(losses, 218, 26)

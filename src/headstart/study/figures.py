@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
+from markupsafe import Markup
 
 from headstart.study import rows, svg
 from headstart.study.claims import Answer
@@ -73,7 +74,7 @@ def _effect_rows(verdict: Verdict, contrast: str) -> dict[str, tuple[float, floa
     return overall | {row.dataset: (row.value, row.low, row.high) for row in own if row.dataset != ALL}
 
 
-def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, margin: float) -> svg.Markup:
+def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, margin: float) -> Markup:
     drawn = _effect_rows(everything, contrast)
     others = _effect_rows(rest, contrast) if rest else {}
     left, right, top, step = 96.0, 268.0, 26.0, 30.0 if others else 24.0
@@ -138,7 +139,7 @@ def _heat_map(name: str, table: pd.DataFrame, cells: pd.Series, caption: str, st
     hidden, out = (sorted(table[f"projector_{word}_dim"].unique()) for word in ("hidden", "out"))
     centre = 0.0 if style.startswith("+") else float(cells.median())
     reach = float((cells - centre).abs().max()) or 1.0
-    panels: list[svg.Markup] = []
+    panels: list[Markup] = []
     for arm in arm_names(table):
         panels += [svg.BREAK] if panels else []
         for activation in sorted(table.loc[table["arm"] == arm, "projector_activation"].unique()):
@@ -157,7 +158,7 @@ def _heat_panel(
     widths: tuple[Sequence[int], Sequence[int]],
     colour: tuple[float, float],
     style: str,
-) -> svg.Markup:
+) -> Markup:
     hidden, out = widths
     left, top, wide, high = 34, 46, 40, 26
     marks = [svg.text(0, 12, activation, "strong"), svg.text(0, 26, arm, "muted")]
@@ -193,7 +194,7 @@ def distribution(runs: pd.DataFrame) -> Figure:
     return Figure("distribution-figure", caption + stands_on(runs), panels, svg.legend(names))
 
 
-def _strips(name: str, part: pd.DataFrame, names: Sequence[str]) -> svg.Markup:
+def _strips(name: str, part: pd.DataFrame, names: Sequence[str]) -> Markup:
     there = [arm for arm in names if (part["arm"] == arm).any()]
     top, step, left, right = 24.0, 46.0, 6.0, 354.0
     bottom = top + step * len(there)
@@ -232,7 +233,7 @@ def loss_and_accuracy(runs: pd.DataFrame) -> Figure | None:
     return Figure("loss-figure", caption, panels, svg.legend(names))
 
 
-def _loss_panel(name: str, part: pd.DataFrame, names: Sequence[str]) -> svg.Markup:
+def _loss_panel(name: str, part: pd.DataFrame, names: Sequence[str]) -> Markup:
     x, y = svg.scale(part["train_loss"], 40, 292), svg.scale(part["percent"], 208, 26)
     marks = [svg.text(40, 14, name, "strong"), *svg.frame(x, y, (40, 24, 292, 210))]
     marks.append(svg.text(292, 240, "training loss", "muted", "end"))
@@ -266,7 +267,7 @@ def reconstruction_and_gain(runs: pd.DataFrame) -> Figure | None:
     return Figure("gain-figure", caption, panels)
 
 
-def _gain_panel(name: str, part: pd.DataFrame, y: tuple[svg.Scale, list[float]]) -> svg.Markup:
+def _gain_panel(name: str, part: pd.DataFrame, y: tuple[svg.Scale, list[float]]) -> Markup:
     x = svg.scale(part["error"], 40, 220, 0.2)
     marks = [svg.text(40, 14, name, "strong"), *svg.frame((x[0], x[1][::2]), y, (40, 24, 226, 180))]
     marks += [svg.line(40, y[0](0), 226, y[0](0), "zero"), svg.text(226, 212, "test MSE", "muted", "end")]

@@ -9,6 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from headstart.data.sources import Archive, Sources, fetch_archives
+from headstart.data.transfer import Patience
 from headstart.errors import UserError
 
 # Equal at both commits of that repository.
@@ -22,7 +24,7 @@ SHA256 = {
     f"{_RESULTS}/simclr-train-ae-nonfrozen.csv": "f84d0313e5d0aea79b05e87fb51a53dbd6d80c30d597c7a20a0ba1b0c3252d84",
     f"{_RESULTS}/simclr-eval-ae-nonfrozen.csv": "ed4b61945f1cf5fd8a1fe818de50ec1ac08cecf67abf2181b005196837c5da5b",
 }
-TIMEOUT = 60  # seconds without a byte
+PATIENCE = Patience(retries=2)  # 1.5 MB, and someone waits at a terminal
 
 SEED = 42  # RANDOM_SEED in their simclr_ae/utils.py; the exports do not hold it
 INITS = {"ae": "autoencoder", "mlp": "random"}
@@ -60,25 +62,13 @@ def download(folder: Path, source: str = SOURCE, sha256: Mapping[str, str] = SHA
     A file is in place only once its hash is right. Raises UserError where the host cannot be reached or sends
     another file.
     """
-    import pooch
+    import filelock
 
-    pooch.get_logger().setLevel("ERROR")
-    for path, digest in sha256.items():
-        name = Path(path).name
-        try:
-            pooch.retrieve(
-                f"{source}/{path}",
-                known_hash=f"sha256:{digest}",
-                fname=name,
-                path=folder,
-                downloader=pooch.HTTPDownloader(timeout=TIMEOUT),
-            )
-        except (OSError, ValueError) as error:  # what requests raises is an OSError
-            reason = "another file than the pinned one" if isinstance(error, ValueError) else type(error).__name__
-            raise UserError(
-                f"{source}/{path}: cannot be downloaded ({reason}); get the authors' five CSV files yourself and give "
-                "their folder with --published-dir"
-            ) from None
+    exports = [Archive(Path(path).name, (f"{source}/{path}",), f"sha256:{digest}") for path, digest in sha256.items()]
+    advice = "get the authors' five CSV files yourself and give their folder with --published-dir"
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".lock"):
+        fetch_archives(exports, folder, Sources(folder), lambda num_bytes: None, patience=PATIENCE, advice=advice)
     return folder
 
 

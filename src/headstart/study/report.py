@@ -133,7 +133,7 @@ def page(
     losses: dataset -> rows of epoch, train_loss, val_loss. The page holds no time and no name of a machine.
     """
     arm = settings["projector"]
-    lines = [curves.curve("this run", name, arm, rows) for name, rows in losses.items()]
+    lines = [curves.curve("this run", name, arm, settings["seed"], rows) for name, rows in losses.items()]
     shown: dict[str, tuple[Block, ...]] = {
         kind: tuple(picture for picture in pictures if picture.name.endswith(kind)) for kind in PICTURES
     }

@@ -41,7 +41,7 @@ def ticks(low: float, high: float, number: int = 5) -> list[float]:
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def tag(name: str, content: str = "", **attributes: object) -> str:
+def tag(name: str, content: str = "", /, **attributes: object) -> str:
     """Return an element; numbers are rounded to a tenth, `cls` is class and _ in names is -."""
     words = "".join(
         f' {"class" if key == "cls" else key.replace("_", "-")}="{_value(value)}"' for key, value in attributes.items()
