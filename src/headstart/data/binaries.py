@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 
 from headstart.data.archives import list_members, open_members, read_files, reading
-from headstart.data.formats import BLOCK_BYTES, Listing, Part, stacked
+from headstart.data.formats import BLOCK_BYTES, Listing, Part, Tagged, stacked
 from headstart.data.tree import UNLABELLED
 from headstart.errors import UserError
 
@@ -138,17 +138,19 @@ def stl10(folder: Path, unlabelled: bool = False) -> Listing:
             raise UserError(f"{path}: lacks '{base}/unlabeled_X.bin'; get it again")
         labels[UNLABELLED] = np.full(sizes[f"{base}/unlabeled_X.bin"] // _STL10_BYTES, -1)
     names = {split: f"{base}/{'unlabeled' if split == UNLABELLED else split}_X.bin" for split in labels}
-    parts = [Part(split, found, partial(_stl10_images, path, names[split])) for split, found in labels.items()]
-    return stacked(str(path), classes, parts, _STL10_BYTES)
+    parts = [Part(split, found) for split, found in labels.items()]
+    return stacked(str(path), classes, parts, _STL10_BYTES, partial(_stl10_images, path, list(names.values())))
 
 
 _STL10_BYTES = 3 * 96 * 96
 
 
-def _stl10_images(path: Path, name: str) -> Iterator[np.ndarray]:
-    with reading(path), _open_member(path, name) as file:
-        for block in _blocks(path, file, None, _STL10_BYTES):
-            yield block.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
+def _stl10_images(path: Path, names: list[str]) -> Tagged:
+    """Yield the images of all files in one pass: the archive is one compressed stream."""
+    with reading(path), closing(open_members(path, names)) as files:
+        for name, file in files:
+            for block in _blocks(path, file, None, _STL10_BYTES):
+                yield names.index(name), block.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
 
 
 # ---- MedMNIST: one .npz with six arrays

@@ -45,15 +45,30 @@ class Listing:
 
 @dataclass(frozen=True)
 class Part:
-    """One split of a dataset that is stored as arrays: labels, (n,) integers; blocks(): its images, in their order."""
+    """Images of one split that are stored as arrays: labels, (n,) integers; blocks(): the images, in their order.
+
+    Parts that must be read in an order of their own have no blocks: see `stacked`.
+    """
 
     split: str
     labels: np.ndarray
-    blocks: Callable[[], Iterator[np.ndarray]]
+    blocks: Callable[[], Iterator[np.ndarray]] = lambda: iter(())
 
 
-def stacked(source: str, classes: list[str], parts: list[Part], image_bytes: int) -> Listing:
-    """Return the listing of arrays of images; raises UserError for labels without a class."""
+Tagged = Iterator[tuple[int, np.ndarray]]
+
+
+def stacked(
+    source: str,
+    classes: list[str],
+    parts: list[Part],
+    image_bytes: int,
+    blocks: Callable[[], Tagged] | None = None,
+) -> Listing:
+    """Return the listing of arrays of images; raises UserError for labels without a class.
+
+    blocks(): yields (number of the part, block) for all parts, which may be mixed; by default part after part.
+    """
     for part in parts:
         low, high = (-1, -1) if part.split == UNLABELLED else (0, len(classes) - 1)
         wrong = np.flatnonzero((part.labels < low) | (part.labels > high))
@@ -69,23 +84,33 @@ def stacked(source: str, classes: list[str], parts: list[Part], image_bytes: int
         labels=np.concatenate([part.labels for part in parts]).astype(np.int64),
         splits=np.repeat([part.split for part in parts], counts),
         num_bytes=sum(counts) * image_bytes,
-        read=functools.partial(_read_parts, source, parts),
+        read=functools.partial(_read_parts, source, parts, blocks or functools.partial(_in_turn, parts)),
     )
 
 
-def _read_parts(source: str, parts: list[Part]) -> Read:
-    start = 0
-    for part in parts:
-        end = start + len(part.labels)
+def _in_turn(parts: list[Part]) -> Tagged:
+    for number, part in enumerate(parts):
         for block in part.blocks():
-            if start + len(block) > end:
-                break
-            yield range(start, start + len(block)), block
-            start += len(block)
-        else:
-            if start == end:
-                continue
-        raise UserError(f"{source}: {part.split} has {len(part.labels)} labels but not as many images; get it again")
+            yield number, block
+
+
+def _read_parts(source: str, parts: list[Part], blocks: Callable[[], Tagged]) -> Read:
+    ends = np.cumsum([len(part.labels) for part in parts]).tolist()
+    starts = [end - len(part.labels) for part, end in zip(parts, ends, strict=True)]
+
+    def wrong(number: int) -> UserError:
+        part = parts[number]
+        return UserError(f"{source}: {part.split} has {len(part.labels)} labels but not as many images; get it again")
+
+    for number, block in blocks():
+        start = starts[number]
+        starts[number] += len(block)
+        if starts[number] > ends[number]:
+            raise wrong(number)
+        yield range(start, start + len(block)), block
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if start < end:
+            raise wrong(number)
 
 
 def digits(folder: Path) -> Listing:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.archives import list_members, read_files, reading
+from headstart.data.archives import list_members, open_members, reading
 from headstart.data.formats import Listing, Part, stacked
 from headstart.errors import UserError
 
@@ -64,28 +64,25 @@ def cifar100(folder: Path) -> Listing:
 
 def _cifar(path: Path, base: str, batches: dict[str, list[str]], meta: str, labels: str, names: str) -> Listing:
     list_members(path, published=True)
-    classes = _batch(path, f"{base}/{meta}").get(names)
+    wanted = [f"{base}/{file}" for file in (meta, *(file for files in batches.values() for file in files))]
+    with reading(path):  # in one pass, batch by batch: the archive is one compressed stream
+        contents = {name: unpickle(f"{path}: {name}", file.read()) for name, file in open_members(path, wanted)}
+    classes = contents[f"{base}/{meta}"].get(names)
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{path}: {base}/{meta}: {names} must be a list of names; get it again")
     parts = []
     for split, files in batches.items():
-        for file in files:
-            found = np.asarray(_batch(path, f"{base}/{file}").get(labels))
+        for name in (f"{base}/{file}" for file in files):
+            found, data = np.asarray(contents[name].get(labels)), contents[name].get("data")
             if found.dtype.kind != "i" or found.ndim != 1:
-                raise UserError(f"{path}: {base}/{file}: {labels} must be a list of numbers; get it again")
-            parts.append(Part(split, found, partial(_images, path, f"{base}/{file}")))
+                raise UserError(f"{path}: {name}: {labels} must be a list of numbers; get it again")
+            if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+                raise UserError(f"{path}: {name}: data must be (n, 3072) bytes; get it again")
+            parts.append(Part(split, found, partial(_images, data)))
     return stacked(str(path), classes, parts, 3 * 32 * 32)
 
 
-def _batch(path: Path, name: str) -> dict[str, Any]:
-    with reading(path):
-        return unpickle(f"{path}: {name}", read_files(path, [name])[name])
-
-
-def _images(path: Path, name: str) -> Iterator[np.ndarray]:
-    """Yield the images of one batch, stored as (n, 3072) in planes of colour."""
-    data = _batch(path, name).get("data")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
-        raise UserError(f"{path}: {name}: data must be (n, 3072) bytes; get it again")
+def _images(data: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield images from the (n, 3072) planes of colour of a batch."""
     for start in range(0, len(data), 4096):
         yield data[start : start + 4096].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
