@@ -225,7 +225,10 @@ def _shown(source: Path | str) -> str:
     """A source as messages name it: without a password, and without a query, which may hold one."""
     if isinstance(source, Path):
         return str(source)
-    parts = urlsplit(source)
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        return "a malformed URL"
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 

@@ -207,6 +207,7 @@ class Transfer:
     def _copy(self, raw: Any, position: int, size: int | None) -> None:
         """Append a response's bytes as they come, watching their rate."""
         limit = self.size if self.size is not None else size
+        raw.enforce_content_length = False  # said below, in words
         self.on_position(position)
         marked, since = position, time.monotonic()
         with self.part.open("ab") as file:
