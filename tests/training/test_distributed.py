@@ -1,4 +1,4 @@
-"""Two processes against one: loss, gradients, batch norm, whole runs and resumed ones, on gloo over loopback."""
+"""Three processes against one: loss, gradients, batch norm, whole runs and resumed ones, on gloo over loopback."""
 
 import copy
 import socket
@@ -17,7 +17,7 @@ from headstart.training.contrastive import Batches, SimCLR, train_simclr, traini
 from headstart.training.distributed import ALONE, Group, synchronise_batch_norm
 from headstart.training.losses import nt_xent
 
-SIZE = 2
+SIZE = 3
 RECIPE = SimCLR(
     epochs=3,
     temperature=0.5,
@@ -31,7 +31,7 @@ RECIPE = SimCLR(
     num_processes=1,
     sync_batchnorm=True,
 )
-BATCH = 16
+BATCH = 18
 LOSSES = [(0.5, None), (0.07, 3), (0.5, 5), (1e-3, 4)]  # temperature, block; the third is cold
 
 
@@ -57,7 +57,7 @@ class Memory:
 
 
 def projections() -> Tensor:
-    return torch.randn(20, 5, generator=generator(0, "projections"), dtype=torch.float64)
+    return torch.randn(24, 5, generator=generator(0, "projections"), dtype=torch.float64)
 
 
 def share(values: Tensor, group: Group) -> Tensor:
@@ -94,8 +94,8 @@ def norm_outputs(group: Group) -> dict[str, Tensor]:
         synchronise_batch_norm(model)
     everything = {}
     for number in range(2):
-        x_BCHW = torch.randn(8, 3, 2, 2, generator=generator(number, "norm"), dtype=torch.float64) * 3 + 100
-        pull = torch.randn(8, 3, 2, 2, generator=generator(number, "pull"), dtype=torch.float64)
+        x_BCHW = torch.randn(12, 3, 2, 2, generator=generator(number, "norm"), dtype=torch.float64) * 3 + 100
+        pull = torch.randn(12, 3, 2, 2, generator=generator(number, "pull"), dtype=torch.float64)
         x_BCHW = share(x_BCHW, group).requires_grad_()
         y_BCHW = model(x_BCHW)
         (y_BCHW.sin() * share(pull, group)).sum().backward()
@@ -128,7 +128,7 @@ def interrupted_run(batches: tuple[Batches, Batches], group: Group):
     memory = Memory()
 
     def on_step(step: int) -> None:
-        if step == 7:
+        if step == 5:
             raise KilledError
 
     with pytest.raises(KilledError):
@@ -140,7 +140,7 @@ def interrupted_run(batches: tuple[Batches, Batches], group: Group):
 
 def refusal(batches: tuple[Batches, Batches], group: Group) -> str:
     with pytest.raises(UserError) as error:
-        run(batches, group, batch_size=15)
+        run(batches, group, batch_size=16)
     return str(error.value)
 
 
@@ -166,7 +166,7 @@ def work(rank: int, port: int, folder: Path, batches: tuple[Batches, Batches]) -
 
 @pytest.fixture(scope="module")
 def batches(split_of, views_of):
-    """Train batches of 70 digits, three validation batches; all kinds of views."""
+    """Train batches of 70 digits, two validation batches; all kinds of views."""
     views = views_of(
         crop_scale=[0.5, 1.0], rotate=15.0, flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, grey=0.5, blur=0.5
     )
@@ -221,11 +221,11 @@ def test_steps_are_those_of_one_process(found, batches):
 
 def test_run_is_that_of_one_process(found, batches):
     curve, state = run(batches, ALONE)
-    for ours, state_of_two in (process["run"] for process in found):
+    for ours, state_of_group in (process["run"] for process in found):
         assert [vars(row) for row in ours] == [pytest.approx(vars(row), rel=1e-5) for row in curve]
-        assert state_of_two.keys() == state.keys()
+        assert state_of_group.keys() == state.keys()
         for name, value in state.items():
-            torch.testing.assert_close(state_of_two[name], value, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(state_of_group[name], value, atol=1e-4, rtol=1e-3)
 
 
 def equal(first: tuple, second: tuple) -> bool:
@@ -234,25 +234,25 @@ def equal(first: tuple, second: tuple) -> bool:
 
 def test_resumed_run_has_the_bits_of_an_unbroken_one(found):
     for process in found:
-        assert process["resumed"][2] == list(range(7, 13))
+        assert process["resumed"][2] == list(range(5, 10))
         assert equal(process["resumed"], process["run"])
 
 
 def test_processes_end_alike_also_with_statistics_of_their_own(found):
-    first, second = (process["apart"] for process in found)
-    assert equal(first, second)
+    first, *others = (process["apart"] for process in found)
+    assert all(equal(first, other) for other in others)
     assert first[0] != found[0]["run"][0]
     assert first[0][-1].train_loss == pytest.approx(found[0]["run"][0][-1].train_loss, rel=0.05)
 
 
 def test_validation_is_bitwise_that_of_one_process(found, batches):
     loss = validation_loss(network(), batches[1], RECIPE, BATCH, 0)
-    assert [process["val"] for process in found] == [loss, loss]
+    assert {process["val"] for process in found} == {loss}
 
 
 def test_batch_that_cannot_be_shared_equally(found):
     for process in found:
-        assert process["refusal"] == "batch_size 15 is not divisible by 2, the number of processes"
+        assert process["refusal"] == "batch_size 16 is not divisible by 3, the number of processes"
         assert process["agreed"] == {"rank": 0}
 
 

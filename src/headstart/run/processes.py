@@ -115,7 +115,7 @@ def _is_told(error: BaseException) -> bool:
         record = {"message": str(error), "timestamp": int(time.time())}
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(record), encoding="utf-8")
     if isinstance(error, RuntimeError):
-        return LAUNCHER in os.environ and "closed by peer" in str(error)  # gloo's: another process has ended
+        return LAUNCHER in os.environ and " by peer" in str(error)  # gloo: connection to a process that has ended
     return LAUNCHER in os.environ or os.environ["RANK"] != "0"
 
 
