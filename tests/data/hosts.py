@@ -68,7 +68,8 @@ class Host:
         self.faults: list[Fault] = []
         self.always: Fault | None = None
         self.asked: list[tuple[str, dict[str, str]]] = []
-        self.arrived, self.closing, self.counting = threading.Event(), threading.Event(), threading.Lock()
+        self.arrived, self.resume, self.closing = threading.Event(), threading.Event(), threading.Event()
+        self.counting = threading.Lock()
 
     def __enter__(self) -> "Host":
         self.server = _Server(("127.0.0.1", 0), Request)
@@ -79,6 +80,7 @@ class Host:
 
     def __exit__(self, *error) -> None:
         self.closing.set()
+        self.resume.set()
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
@@ -158,6 +160,13 @@ def stall(request: Request, body: bytes) -> None:
 def stall_midway(request: Request, body: bytes) -> None:
     drop(request, body)
     request.hang()
+
+
+def paused(request: Request, body: bytes) -> None:
+    """Stop in the middle until the test says `resume`."""
+    request.reply(200, body, versions(body), sent=len(body) // 2)
+    request.server.host.resume.wait(60)
+    request.wfile.write(body[len(body) // 2 :])
 
 
 def trickle(request: Request, body: bytes) -> None:

@@ -217,6 +217,7 @@ class Transfer:
                     drop(self.part)
                     raise UnavailableError(f"sends more than {limit} bytes")
                 file.write(block)
+                file.flush()  # what a kill leaves is all that came
                 self.on_position(position)
                 if (elapsed := time.monotonic() - since) >= self.patience.rate_seconds:
                     if position - marked < self.patience.min_rate * elapsed:
