@@ -285,6 +285,7 @@ def test_a_plain_value_that_equals_the_recipes_is_the_same_protocol():
         ({"data.mine.batch_size": 2.0}, None),
         ({"simclr.epochs.default": 1.0}, None),
         ({"tracking.enabled": "False"}, None),
+        ({"data.archives": "sets", "data.mirror": "https://host"}, None),
     ],
 )
 def test_the_protocol_is_what_changes_a_result_and_is_no_axis(changes, column):

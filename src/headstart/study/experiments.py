@@ -29,7 +29,8 @@ METRICS = {
     "probe_num_val": "num_val",
 }
 _PROJECTOR = ("projector_init", "projector_hidden_dim", "projector_out_dim", "projector_activation")
-_NO_PROTOCOL = ("data.standardize", "data.skip_unreadable")  # an axis; changes no result
+# an axis; changes no result; where bytes come from is not what they are
+_NO_PROTOCOL = ("data.standardize", "data.skip_unreadable", "data.archives", "data.mirror")
 NEEDED = [name for name, column in COLUMNS.items() if column.needed]
 FINISHED_STATES = (None, "Success")
 WORKSPACE = "workspace"  # what DVC calls it
