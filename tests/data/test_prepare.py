@@ -167,6 +167,23 @@ def test_large_jpegs_reduced_by_their_decoder_look_the_same():
     assert (decode(data, 128)[0] == expected).all()
 
 
+@pytest.mark.parametrize("side", [12, 20])
+def test_rows_cut_off_the_bottom_leave_no_trace(side):
+    """What remains is decoded as an image of its own, also where the JPEG decoder reduces first."""
+    pixels = noise(140, 120, 0, 3)
+    pixels[120:] = (255, 0, 0)
+    kept, size = decode(encode(pixels), side, crop_bottom=20)
+    assert size == (120, 120)
+    assert (kept == decode(encode(pixels[:120]), side)[0]).all()
+    red = np.full((1400, 1200, 3), (0, 0, 255), dtype=np.uint8)
+    red[1380:] = (255, 0, 0)
+    reduced, size = decode(encode(red, "JPEG", quality=95, subsampling=0), side, crop_bottom=20)
+    assert size == (1380, 1200)
+    assert reduced[..., 0].max() < 40
+    with pytest.raises(UnreadableError, match="at least 4x4"):
+        decode(encode(noise(22, 30, 0, 3)), side, crop_bottom=20)
+
+
 def huge_png() -> bytes:
     """A valid header of 60,000 x 60,000 pixels over nothing."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
@@ -289,12 +306,31 @@ def test_hash_tells_contents_apart(tmp_path):
     assert changed not in hashes
 
 
-def test_worker_processes_give_the_same_bytes(tmp_path, monkeypatch):
+def test_worker_processes_and_threads_give_the_same_bytes(tmp_path, monkeypatch):
     files = tree(train=150, test=20) | {"train/a/bad.png": b"nothing"}
     listing = image_archive(write_archive(tmp_path / "x.zip", files))
     serial = pack_into(tmp_path / "serial", listing, packing(skip_unreadable=True))[0]
     monkeypatch.setattr(pack_module, "SERIAL_IMAGES", 0)
-    assert pack_into(tmp_path / "parallel", listing, packing(skip_unreadable=True))[0] == serial
+    assert pack_into(tmp_path / "processes", listing, packing(skip_unreadable=True))[0] == serial
+    monkeypatch.setattr(pack_module, "THREADS_BYTES", 0)
+    assert pack_into(tmp_path / "threads", listing, packing(skip_unreadable=True))[0] == serial
+
+
+@pytest.mark.parametrize("threads_bytes", [0, 2**30], ids=["threads", "processes"])
+def test_an_archive_that_fails_while_workers_decode_is_an_error_and_no_wait(tmp_path, monkeypatch, threads_bytes):
+    listing = image_archive(write_archive(tmp_path / "x.zip", tree(train=200)))
+
+    def read():
+        for number, image in enumerate(listing.read()):
+            if number == 390:  # long after the first images went to the workers
+                raise UserError("x.zip: gone")
+            yield image
+
+    monkeypatch.setattr(pack_module, "SERIAL_IMAGES", 0)
+    monkeypatch.setattr(pack_module, "THREADS_BYTES", threads_bytes)
+    monkeypatch.setattr(pack_module, "CHUNK_IMAGES", 8)
+    with pytest.raises(UserError, match="gone"):
+        pack_into(tmp_path / "out", dataclasses.replace(listing, read=read), packing())
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ UNKNOWN_CHOICES = [
     ("autoencoder.arch", "mpl", "must be one of mlp (nearest: mlp)"),
     ("probe.protocol", "papers", "must be 'converged' or 'paper'"),
     ("data.digits.kind", "image_archiv", "(nearest: image_archive)"),
-    ("data.digits.views", "digit", "must be one of digits, mild, simclr (nearest: digits)"),
+    ("data.digits.views", "digit", "must be one of digits, mild, unmirrored, simclr (nearest: digits)"),
     ("device", "gpu", "must be auto, cpu, cuda or cuda:N"),
 ]
 

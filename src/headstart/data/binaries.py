@@ -71,9 +71,9 @@ def _open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _unpacked(path: Path, opener: Opener, num_dims: int) -> Iterator[tuple[IO[bytes], list[int]]]:
+def _unpacked(path: Path, opener: Opener, num_dims: int) -> Iterator[tuple[gzip.GzipFile, list[int]]]:
     """Open a gzipped IDX file: its bytes after the header, and its sizes; they must be as long as those say."""
-    with reading(path), opener() as packed, gzip.open(packed) as file:
+    with reading(path), opener() as packed, gzip.GzipFile(fileobj=packed) as file:
         header = file.read(4 + 4 * num_dims)
         sizes = [int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4)]
         if (
@@ -103,7 +103,7 @@ def _idx_images(path: Path, opener: Opener, turned: bool = False) -> Iterator[np
             yield images.transpose(0, 2, 1) if turned else images
 
 
-def _blocks(path: Path, file: IO[bytes], num: int | None, image_bytes: int) -> Iterator[np.ndarray]:
+def _blocks(path: Path, file: IO[bytes] | gzip.GzipFile, num: int | None, image_bytes: int) -> Iterator[np.ndarray]:
     """Yield (n, image_bytes) uint8 in blocks until `num` images are read, or to the end of the file."""
     most = max(1, BLOCK_BYTES // max(1, image_bytes))
     while num is None or num > 0:

@@ -8,8 +8,9 @@ import numpy as np
 
 from headstart.data.archives import reading
 from headstart.data.flowers import FLOWERS
-from headstart.data.folders import Entry, gather, pick
+from headstart.data.folders import gather, pick
 from headstart.data.formats import Listing, Part, stacked
+from headstart.data.tree import Entry
 from headstart.errors import UserError
 
 

@@ -13,7 +13,7 @@ import joblib  # its workers do not import the main script
 import numpy as np
 
 from headstart.data.arrays import array_path
-from headstart.data.decode import Job, Stored, histogram, measure, quiet, store, store_quietly
+from headstart.data.decode import Encoded, Job, Stored, histogram, measure, quiet, store, store_quietly
 from headstart.data.formats import Listing
 from headstart.data.tree import SPLITS, UNLABELLED
 from headstart.errors import UserError
@@ -23,6 +23,7 @@ CHUNK_IMAGES, CHUNK_BYTES = 64, 2**22
 LISTED = 100  # unreadable images that an error names
 # Below this, starting worker processes (half a second each) takes longer than they save
 SERIAL_IMAGES, SERIAL_BYTES = 3000, 2**24
+DIGEST_BYTES = 2**23
 # Of an encoded image, on average: below this, threads wait for each other's Python more than they decode
 THREADS_BYTES = 2**13
 
@@ -96,6 +97,7 @@ def _first_sizes(listing: Listing) -> list[tuple[int, int]]:
     sizes = []
     for index, data in islice(listing.read(), CHUNK_IMAGES):
         if isinstance(index, range):
+            assert isinstance(data, np.ndarray)
             return [data.shape[1:3]]  # all of a block are of one size
         sizes.append(measure(data, listing.crop_bottom))
     return [size for size in sizes if size]
@@ -173,20 +175,44 @@ def _store_all(
         total.histogram[:] += part.histogram
         on_progress(len(part.sizes) + len(part.unreadable))
 
-    def jobs() -> Iterator[Job]:
-        for index, data in listing.read():
-            if isinstance(index, range) and data.shape[1:3] == (side, side):
-                add(_store_block(index, data, of, rows, files))
-                continue
-            for one, image in zip(index, data, strict=True) if isinstance(index, range) else [(index, data)]:
-                if rows[one] >= 0:
-                    yield Job(one, str(of[one]), int(rows[one]), image)
+    def on_block(index: range, block: np.ndarray) -> None:
+        add(_store_block(index, block, of, rows, files))
 
+    failures = list[Exception]()
+    chunks = _until_failure(_chunks(_jobs(listing, of, rows, side, on_block)), failures)
     with quiet(), _workers(listing, len(kept)) as (parallel, work):
-        chunks = _chunks(jobs())
         for part in parallel(joblib.delayed(work)(chunk, files, side, listing.crop_bottom) for chunk in chunks):
             add(part)
+    if failures:
+        raise failures[0]
     return total
+
+
+def _until_failure(chunks: Iterator[list[Job]], failures: list[Exception]) -> Iterator[list[Job]]:
+    """Yield chunks; what reading raises ends them and is kept: joblib may ask in a thread whose errors go nowhere."""
+    try:
+        yield from chunks
+    except Exception as error:
+        failures.append(error)
+
+
+def _jobs(
+    listing: Listing, of: np.ndarray, rows: np.ndarray, side: int, on_block: Callable[[range, np.ndarray], None]
+) -> Iterator[Job]:
+    """Yield what must be decoded; blocks that have the stored size already go to `on_block` instead."""
+    images: Iterator[tuple[int, Encoded]]
+    for index, data in listing.read():
+        if isinstance(index, range):
+            assert isinstance(data, np.ndarray)
+            if data.shape[1:3] == (side, side):
+                on_block(index, data)
+                continue
+            images = zip(index, data, strict=True)
+        else:
+            images = iter([(index, data)])
+        for one, image in images:
+            if rows[one] >= 0:
+                yield Job(one, str(of[one]), int(rows[one]), image)
 
 
 @contextlib.contextmanager
@@ -217,12 +243,18 @@ def _chunks(jobs: Iterator[Job]) -> Iterator[list[Job]]:
     chunk, num_bytes = list[Job](), 0
     for job in jobs:
         chunk.append(job)
-        num_bytes += 0 if isinstance(job.data, Exception) else memoryview(job.data).nbytes
+        num_bytes += _num_bytes(job.data)
         if len(chunk) == CHUNK_IMAGES or num_bytes >= CHUNK_BYTES:
             yield chunk
             chunk, num_bytes = [], 0
     if chunk:
         yield chunk
+
+
+def _num_bytes(data: Encoded) -> int:
+    if isinstance(data, np.ndarray):
+        return data.nbytes
+    return 0 if isinstance(data, Exception) else len(data)
 
 
 def _unreadable(listing: Listing, reasons: dict[int, str]) -> str:
@@ -243,10 +275,17 @@ def _moments(histogram: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def _digest(folder: Path, splits: list[str]) -> str:
+    """Return a digest of all arrays: of their blocks' digests, so that all cores take part."""
+    files = [array_path(folder, split, part) for split in splits for part in ("images", "labels", "sizes")]
+    blocks = [(file, start) for file in files for start in range(0, file.stat().st_size, DIGEST_BYTES)]
     digest = hashlib.sha256()
-    for split in splits:
-        for part in ("images", "labels", "sizes"):
-            with array_path(folder, split, part).open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
+    parallel = joblib.Parallel(-1, backend="threading", return_as="generator")
+    for part in parallel(joblib.delayed(_digest_block)(file, start) for file, start in blocks):
+        digest.update(part)
     return digest.hexdigest()[:32]
+
+
+def _digest_block(file: Path, start: int) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(start)
+        return hashlib.sha256(opened.read(DIGEST_BYTES)).digest()

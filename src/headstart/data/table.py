@@ -78,10 +78,6 @@ def _medical(row: catalogue.Medical) -> Kind:
     return Kind(partial(binaries.medmnist, file=row.file, classes=row.classes), row.archives, row.about)
 
 
-def _folders(file: str, pattern: str, **options: object) -> Callable[[Path], Listing]:
-    return partial(folders.by_folder, file=file, pattern=pattern, **options)
-
-
 KINDS = {
     "digits": Kind(
         digits,
@@ -123,9 +119,10 @@ KINDS = {
     # ---- others that the authors' code knows
     "caltech101": Kind(
         # without BACKGROUND_Google, which is no class
-        _folders(
-            "caltech-101.zip",
-            r"101_ObjectCategories/(?P<label>(?!BACKGROUND_Google/)[^/]+)/image_\d+\.jpg",
+        partial(
+            folders.by_folder,
+            file="caltech-101.zip",
+            pattern=r"101_ObjectCategories/(?P<label>(?!BACKGROUND_Google/)[^/]+)/image_\d+\.jpg",
             inner="caltech-101/101_ObjectCategories.tar.gz",
         ),
         catalogue.CALTECH101,
@@ -143,7 +140,11 @@ KINDS = {
     ),
     "caltech256": Kind(
         # with 257.clutter, as torchvision; without 198.spider/RENAME2 and the folder 056.dog/greg, left by mistake
-        _folders("256_ObjectCategories.tar", r"256_ObjectCategories/(?P<label>\d{3}\.[^/]+)/\d+_\d+\.jpg"),
+        partial(
+            folders.by_folder,
+            file="256_ObjectCategories.tar",
+            pattern=r"256_ObjectCategories/(?P<label>\d{3}\.[^/]+)/\d+_\d+\.jpg",
+        ),
         catalogue.CALTECH256,
         _about(
             *("Caltech-256", 257, {"train": 30607}, "varied", "unknown", "Griffin, Holub and Perona, CNS-TR-2007-001"),
@@ -176,9 +177,10 @@ KINDS = {
         ),
     ),
     "country211": Kind(
-        _folders(
-            "country211.tgz",
-            r"country211/(?P<split>train|valid|test)/(?P<label>[^/]+)/[^/]+\.jpg",
+        partial(
+            folders.by_folder,
+            file="country211.tgz",
+            pattern=r"country211/(?P<split>train|valid|test)/(?P<label>[^/]+)/[^/]+\.jpg",
             splits={"train": "train", "valid": "val", "test": "test"},
         ),
         catalogue.COUNTRY211,
@@ -196,7 +198,7 @@ KINDS = {
         ),
     ),
     "eurosat": Kind(
-        _folders("EuroSAT.zip", r"2750/(?P<label>[^/]+)/[^/]+\.jpg"),
+        partial(folders.by_folder, file="EuroSAT.zip", pattern=r"2750/(?P<label>[^/]+)/[^/]+\.jpg"),
         catalogue.EUROSAT,
         _about(
             *("EuroSAT, RGB", 10, {"train": 27000}, "64", "MIT", "Helber et al., JSTARS 2019"),
