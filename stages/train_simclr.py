@@ -44,12 +44,18 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
     backbone = build_backbone(backbone_of(params), params.seed).to(device)
     projector = build_projector(params.projector, num_features(params.backbone), params.seed, embedding).to(device)
     views = params.views_of(dataset)
-    splits = [Batches(split, views, row.image_size, data.standardize) for split in (data.train, data.val)]
+    train_batches, val_batches = (
+        Batches(split, views, row.image_size, data.standardize) for split in (data.train, data.val)
+    )
     key = checkpoint_key(dataset, params, data, nn.Sequential(backbone, projector).state_dict(), group)
     checkpoint = artifacts.FileCheckpoint(STAGE, key)
     run_training = partial(
         train_simclr,
-        *(backbone, projector, *splits, params.simclr),
+        backbone,
+        projector,
+        train_batches,
+        val_batches,
+        params.simclr,
         batch_size=row.batch_size,
         seed=params.seed,
         group=group,
@@ -60,24 +66,14 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
         return
     with tracking.stage_run(STAGE, dataset, params) as run:
         run.log_dataset(dataset, data.meta)
-        curve, rate = watch(
-            run_training, run, params.simclr.epochs * (len(data.train.labels) // row.batch_size), dataset
-        )
+        num_train = len(data.train.labels)
+        curve, rate = watch(run_training, run, params.simclr.epochs * (num_train // row.batch_size), dataset)
         best = min(curve, key=lambda epoch: epoch.val_loss)
-        summary: dict[str, object] = {
-            "train_loss": best.train_loss,
-            "val_loss": best.val_loss,
-            "best_epoch": best.epoch,
-            "num_epochs": len(curve),
-            "num_train": len(data.train.labels),
-            "backbone_parameters": count_parameters(backbone),
-            "projector_parameters": count_parameters(projector),
-            "projector_frozen": params.projector.frozen,
-            "autoencoder": autoencoder_summary,
-        }
-        write_outs(dataset, params.projector, [backbone, projector], summary, curve, splits[0])
+        summary = summarise(best, len(curve), num_train, [backbone, projector], params.projector)
+        summary["autoencoder"] = autoencoder_summary
+        write_outs(dataset, params.projector, [backbone, projector], summary, curve, train_batches)
         run.log_figure(paths.simclr_metrics(dataset) / "views.png")
-        run.log_model(backbone, torch.zeros(2, 3, row.image_size, row.image_size, device=device))
+        run.log_model(backbone, train_batches.blank())
     checkpoint.remove()
     say(f"simclr {dataset}: val loss {best.val_loss:.4f} at epoch {best.epoch} of {len(curve)}, {rate:.0f} images/s")
 
@@ -99,6 +95,23 @@ def watch(
 
         curve = run_training(on_epoch=on_epoch, on_step=lambda step: bar.update(step - bar.n))
     return curve, curve[-1].num_images / stopwatch.median()
+
+
+def summarise(
+    best: Epoch, num_epochs: int, num_train: int, modules: list[nn.Module], head: Projector
+) -> dict[str, object]:
+    """Return what summary.json says of the training."""
+    backbone, projector = modules
+    return {
+        "train_loss": best.train_loss,
+        "val_loss": best.val_loss,
+        "best_epoch": best.epoch,
+        "num_epochs": num_epochs,
+        "num_train": num_train,
+        "backbone_parameters": count_parameters(backbone),
+        "projector_parameters": count_parameters(projector),
+        "projector_frozen": head.frozen,
+    }
 
 
 def read_autoencoder(dataset: str, params: Params) -> tuple[Embedding | None, dict[str, float] | None]:

@@ -1,6 +1,5 @@
 """The SimCLR stage as several processes of this machine: by torchrun, by params.yaml, killed, and refused."""
 
-import json
 import os
 import signal
 import subprocess

@@ -45,7 +45,7 @@ class _NTXent(torch.autograd.Function):
         # exp(s - 1 / temperature) is at least exp(-2 / temperature): rows need their maxima only where that underflows
         cold = 2 / temperature > (80 if z_ND.dtype == torch.float32 else 700)
         log_sums = z_ND.new_full((len(z_ND),), float("-inf"))
-        kept = [] if len(own_ND) * len(z_ND) <= KEPT else None
+        kept: list[Tensor] | None = [] if len(own_ND) * len(z_ND) <= KEPT else None
         for rows, columns in _tiles(start, stop, len(z_ND), block):
             tile = _tile(z_ND, rows, columns, temperature, cold)
             log_sums[rows] = torch.logaddexp(log_sums[rows], _log_sum(tile, 1, cold))
