@@ -87,7 +87,7 @@ def one(folder) -> dict[str, bytes]:
 def two(folder, one) -> dict[str, bytes]:
     """The outs of an unbroken run that torchrun starts."""
     configure(folder)
-    run = start(folder, "torchrun", "--standalone", "--nproc-per-node", "2", *STAGE[1:])
+    run = start(folder, "torchrun", "--standalone", "--nproc-per-node", "2", *STAGE[1:], TMPDIR=str(folder))
     output, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
     assert output.count("simclr digits: val loss") == 1  # of the first process alone
