@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # what counts as a stage's first step: module, function that then ends the process
 FIRST_STEPS = {
     "download": ("headstart.data.download", "record_digits"),
-    "prepare": ("headstart.data.decode", "decode"),
+    "prepare": ("headstart.data.decode", "store"),
     "pretrain_autoencoder": ("headstart.models.autoencoder", "mean_squared_error"),
     "train_simclr": ("headstart.training.losses", "nt_xent"),
     "fit_probe": ("headstart.data.views", "resize"),

@@ -45,7 +45,7 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
     projector = build_projector(params.projector, num_features(params.backbone), params.seed, embedding).to(device)
     views = params.views_of(dataset)
     train_batches, val_batches = (
-        Batches(split, views, row.image_size, data.standardize) for split in (data.train, data.val)
+        Batches(split, views, row.image_size, data.standardize) for split in (data.pretrain, data.val)
     )
     key = checkpoint_key(dataset, params, data, nn.Sequential(backbone, projector).state_dict(), group)
     checkpoint = artifacts.FileCheckpoint(STAGE, key)
@@ -66,7 +66,7 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
         return
     with tracking.stage_run(STAGE, dataset, params) as run:
         run.log_dataset(dataset, data.meta)
-        num_train = len(data.train.labels)
+        num_train = len(data.pretrain.labels)
         curve, rate = watch(run_training, run, params.simclr.epochs * (num_train // row.batch_size), dataset)
         best = min(curve, key=lambda epoch: epoch.val_loss)
         summary = summarise(best, len(curve), num_train, [backbone, projector], params.projector)

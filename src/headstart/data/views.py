@@ -65,8 +65,8 @@ class Draw:
     blurred: Tensor
     sigma: Tensor
 
-    def rows(self, part: slice) -> "Draw":
-        """Return the parameters of some of the views."""
+    def rows(self, part: slice | Tensor) -> "Draw":
+        """Return the parameters of some of the views: a slice of them, or (M,) int64 indices."""
         return Draw(*(getattr(self, field.name)[part] for field in fields(self)))
 
 

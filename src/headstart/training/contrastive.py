@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.data.arrays import Split, Standardize
-from headstart.data.views import Draw, Views, draw, render
+from headstart.data.views import Views, draw, render
 from headstart.errors import UserError
 from headstart.knobs import OneOf, Range
 from headstart.randomness import generator
@@ -80,7 +80,7 @@ class Batches:
         drawn = draw(self.views, self.split.sizes[rows], generator(seed, *purpose))
         if group.size > 1:
             own = group.own_pairs(len(rows) // 2)
-            rows, drawn = rows[own], Draw(**{name: values[own] for name, values in vars(drawn).items()})
+            rows, drawn = rows[own], drawn.rows(own)
         device = self.split.images.device
         x_BCHW = render(self.split.images[rows.to(device, non_blocking=True)], drawn, self.views, self.image_size)
         if self.standardize is not None:
