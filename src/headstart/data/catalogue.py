@@ -1,7 +1,10 @@
 """What is published where: the archives of every known dataset, and what its page says about it.
 
-Hashes: torchvision.datasets and MedMNIST's info.py (2.2.3); sizes: tensorflow-datasets' url_checksums, logs of public
-downloads. None is where nothing was found. Licences are what a dataset's own page states, not advice.
+Addresses and hashes: torchvision.datasets (0.29), MedMNIST's info.py (3.0.2), for Aircraft and Tiny ImageNet public
+loaders. Sizes: tensorflow-datasets' url_checksums; where it has not this very file, the lengths that servers gave in
+public logs of these addresses. What table.py says of each: its homepage, README or record, and where these are silent
+tensorflow-datasets' catalogue and Hugging Face's cards and viewer. None and "not stated" are where nothing was found.
+Licences are what a dataset's own page or repository states, not advice.
 """
 
 from dataclasses import dataclass, field
@@ -49,7 +52,7 @@ CIFAR10 = (
         "cifar-10-python.tar.gz",
         (
             "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-            "https://cave.cs.toronto.edu/kriz/cifar-10-python.tar.gz",  # where the first redirects to since 2026
+            "https://cave.cs.toronto.edu/kriz/cifar-10-python.tar.gz",  # where the first redirects to
         ),
         "md5:c58f30108f718f92721af3b95e74349a",
         num_bytes=170498071,
@@ -67,7 +70,7 @@ CIFAR100 = (
     ),
 )
 AIRCRAFT = (
-    # torchvision has no hash for it; this md5 is google-deepmind's and R torchvision's
+    # torchvision has no hash for it; this md5 is google-deepmind's and R torchvision's; its README states 2.75 GB
     Archive(
         "fgvc-aircraft-2013b.tar.gz",
         ("https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",),
@@ -147,10 +150,8 @@ FASHION_MNIST = _idx(
 EMNIST = (
     Archive(
         "gzip.zip",
-        (
-            "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
-            "https://www.itl.nist.gov/iaui/vip/cs_links/EMNIST/gzip.zip",
-        ),
+        # www.itl.nist.gov, where it was at first, answers with a web page now
+        ("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",),
         "md5:58c8d27c78d21e728a6bc7b3cc06412e",
         num_bytes=561753746,
     ),
@@ -197,7 +198,7 @@ FLOWERS102 = tuple(
         ("setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c", 14989),
     )
 )
-# sizes: a README that lists these files with their sha256 beside torchvision's names
+# sizes: logs of wget from these addresses, and lists with the sha256 that torchvision's prototypes had
 GTSRB = tuple(
     Archive(
         file,
@@ -255,7 +256,7 @@ class Medical(NamedTuple):
 
     @property
     def archives(self) -> tuple[Archive, ...]:
-        """Return its one file on Zenodo (record 10519652, MedMNIST 3.0)."""
+        """Return its one file on Zenodo, in the record that info.py names."""
         url = f"https://zenodo.org/records/10519652/files/{self.file}?download=1"
         return (Archive(self.file, (url,), f"md5:{self.md5}"),)
 
@@ -264,7 +265,7 @@ class Medical(NamedTuple):
         """Return what is known of it."""
         counts = dict(zip(("train", "val", "test"), self.num_images, strict=True))
         citation = "Yang et al., MedMNIST v2, Scientific Data 2023"
-        return About(self.title, len(self.classes), counts, "28", self.licence, citation, "https://medmnist.com")
+        return About(self.title, len(self.classes), counts, "28", self.licence, citation, "https://medmnist.github.io")
 
 
 _ORGANS = (
@@ -296,8 +297,8 @@ MEDICAL = {
         "0744692d530f8e62ec473284d019b0c7",
         (7007, 1003, 2005),
         (
-            *("actinic keratoses", "basal cell carcinoma", "benign keratosis-like lesions", "dermatofibroma"),
-            *("melanoma", "melanocytic nevi", "vascular lesions"),
+            *("actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma"),
+            *("benign keratosis-like lesions", "dermatofibroma", "melanoma", "melanocytic nevi", "vascular lesions"),
         ),
         "CC BY-NC 4.0",
     ),

@@ -47,7 +47,7 @@ def _train_val_test(train: int, val: int, test: int) -> dict[str, int]:
 
 _AIRCRAFT_COUNTS = _train_val_test(3334, 3333, 3333)
 _VGG = "www.robots.ox.ac.uk/~vgg/data"
-_STL10 = ("ImageNet's terms", "Coates, Lee and Ng, AISTATS 2011", "cs.stanford.edu/~acoates/stl10")
+_STL10 = ("not stated", "Coates, Lee and Ng, AISTATS 2011", "cs.stanford.edu/~acoates/stl10")
 _CIFAR = ("not stated", "Krizhevsky, technical report 2009", "www.cs.toronto.edu/~kriz/cifar.html")
 _AIRCRAFT = ("non-commercial research", "Maji et al., arXiv:1306.5151", f"{_VGG}/fgvc-aircraft")
 _EMNIST = ("not stated", "Cohen et al., arXiv:1702.05373", "www.nist.gov/itl/products-and-services/emnist-dataset")
@@ -64,7 +64,7 @@ _EMNIST_COUNTS = {
 
 def _aircraft(level: str) -> Kind:
     title = f"FGVC-Aircraft, {level}"
-    about = _about(title, _AIRCRAFT_CLASSES[level], _AIRCRAFT_COUNTS, "about 1,000 x 700", *_AIRCRAFT)
+    about = _about(title, _AIRCRAFT_CLASSES[level], _AIRCRAFT_COUNTS, "775 to 1,600 wide", *_AIRCRAFT)
     return Kind(partial(folders.aircraft, level=level), catalogue.AIRCRAFT, about)
 
 
@@ -94,7 +94,7 @@ KINDS = {
         folders.imagenette,
         catalogue.IMAGENETTE,
         _about(
-            *("Imagenette", 10, _train_test(9469, 3925), "varied", "Apache-2.0, ImageNet's terms"),
+            *("Imagenette", 10, _train_test(9469, 3925), "varied", "Apache-2.0"),
             *("Howard, fast.ai 2019", "github.com/fastai/imagenette"),
         ),
     ),
@@ -132,7 +132,7 @@ KINDS = {
                 101,
                 {"train": 8677},
                 "about 300 x 200",
-                "unknown",
+                "CC BY 4.0",
                 "Fei-Fei, Fergus and Perona, CVPRW 2004",
             ),
             "data.caltech.edu/records/mzrjq-6wc02",
@@ -147,8 +147,8 @@ KINDS = {
         ),
         catalogue.CALTECH256,
         _about(
-            *("Caltech-256", 257, {"train": 30607}, "varied", "unknown", "Griffin, Holub and Perona, CNS-TR-2007-001"),
-            "data.caltech.edu/records/nyy15-4j048",
+            *("Caltech-256", 257, {"train": 30607}, "varied", "CC BY 4.0"),
+            *("Griffin, Holub and Perona, CNS-TR-2007-001", "data.caltech.edu/records/nyy15-4j048"),
         ),
     ),
     "mnist": Kind(
@@ -172,7 +172,7 @@ KINDS = {
         folders.dtd,
         catalogue.DTD,
         _about(
-            *("DTD", 47, _train_val_test(1880, 1880, 1880), "300 to 640", "research", "Cimpoi et al., CVPR 2014"),
+            *("DTD", 47, _train_val_test(1880, 1880, 1880), "about 300 to 640", "research", "Cimpoi et al., CVPR 2014"),
             f"{_VGG}/dtd",
         ),
     ),
@@ -242,7 +242,7 @@ KINDS = {
         folders.tiny_imagenet,
         catalogue.TINY_IMAGENET,
         _about(
-            *("Tiny ImageNet", 200, _train_test(100000, 10000), "64", "ImageNet's terms"),
+            *("Tiny ImageNet", 200, _train_test(100000, 10000), "64", "not stated"),
             *("Le and Yang, CS231n report 2015", "cs231n.stanford.edu"),
         ),
     ),
