@@ -6,6 +6,7 @@ import sys
 import time
 
 from benchmarks.measure import pick_device, save, show
+from headstart.memory import keep_freed_memory
 
 # in this order; each module: main(device, quick) -> rows, precision of the numbers
 NAMES = (
@@ -32,6 +33,7 @@ def main() -> None:
     if unknown := set(arguments.names) - set(NAMES):
         sys.exit(f"error: {min(unknown)!r} is no benchmark; one of {', '.join(NAMES)}")
     device, missed = pick_device(), []
+    keep_freed_memory()  # as the stages do
     for name in arguments.names or NAMES:
         started = time.perf_counter()
         rows, precision = importlib.import_module(f"benchmarks.{name}").main(device, arguments.quick)

@@ -9,6 +9,7 @@ import torch
 from headstart.data.arrays import Split, Standardize, load_split
 from headstart.data.tree import UNLABELLED
 from headstart.errors import UserError
+from headstart.memory import keep_freed_memory
 from headstart.models.backbone import Backbone
 from headstart.run import artifacts, paths
 from headstart.run.params import Params
@@ -30,12 +31,17 @@ class Prepared:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that params.yaml names; `auto` is the first CUDA device where there is one."""
+    """Return the device that params.yaml names; `auto` is the first CUDA device where there is one.
+
+    A process that will train on the CPU is told to keep the memory that it frees.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"params.yaml: device: {name!r} but torch sees no CUDA device; use auto or cpu")
     device = torch.device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"params.yaml: device: {name!r} but there are {torch.cuda.device_count()} CUDA devices, from cuda:0"
