@@ -1,4 +1,4 @@
-"""Most memory that is freed stays with the process: not all, since aligned blocks need a little more than they leave."""
+"""Most memory that is freed stays with the process; aligned blocks need a little more than they leave."""
 
 import subprocess
 import sys
