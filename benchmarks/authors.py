@@ -125,8 +125,8 @@ def len_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def loss_seconds(batch_size: int, device: torch.device) -> float:
-    """Return the seconds of one forward and backward of the broadcast loss (the median of three)."""
+def loss_seconds(batch_size: int, device: torch.device) -> list[float]:
+    """Return the seconds of three forwards and backwards of the broadcast loss."""
     z_ND = torch.randn(2 * batch_size, setting.PROJECTOR.out_dim, device=device, requires_grad=True)
     criterion, laps = BroadcastNTXent(setting.TEMPERATURE), []
     for _ in range(3):
@@ -135,7 +135,7 @@ def loss_seconds(batch_size: int, device: torch.device) -> float:
         criterion(z_ND).backward()
         synchronize(device)
         laps.append(time.perf_counter() - started)
-    return statistics.median(laps)
+    return laps
 
 
 def available_bytes() -> int:
@@ -171,9 +171,9 @@ def full_size(device: torch.device) -> list[Row]:
 
     Each in a process of its own: theirs needs nearly all memory of a 24 GB machine.
     """
-    losses = {size: loss_seconds(size, device) for size in SMALL}
+    losses = {size: in_new_process("benchmarks.authors", "loss", size)["seconds"] for size in SMALL}
     note = "quadratic extrapolation from B = " + ", ".join(map(str, SMALL))
-    factors = [losses[size] / size**2 for size in SMALL]
+    factors = [statistics.median(losses[size]) / size**2 for size in SMALL]
     case = f"32 px, B = {FULL}"
     rows = [spread(f"{case}: broadcast loss", [factor * FULL**2 for factor in factors], "s", note=note)]
     ours, theirs, peaks, gains = list[float](), list[float](), list[float](), list[float]()
@@ -218,15 +218,18 @@ def alone(who: str, device: torch.device) -> dict:
 
 
 def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
-    """Measure at small batches, then at the paper's."""
+    """Measure at the paper's batch size, then at smaller ones."""
     if quick:
         return small_batch(device, 32, 32, 32, 1), "fp32"
-    rows = small_batch(device, 256, 32, 32, 3)
-    rows += full_size(device)
+    # before this process has grown
+    rows = full_size(device)
+    rows += small_batch(device, 256, 32, 32, 3)
     if device.type == "cuda":
         rows += small_batch(device, 392, 128, 256, 3)
     return rows, "fp32 (the authors' path)"
 
 
 if __name__ == "__main__":
-    print(json.dumps(alone(sys.argv[1], pick_device())))
+    who, *size = sys.argv[1:]
+    found = {"seconds": loss_seconds(int(size[0]), pick_device())} if who == "loss" else alone(who, pick_device())
+    print(json.dumps(found))
