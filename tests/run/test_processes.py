@@ -17,6 +17,7 @@ from headstart.run.params import load_params
 from stages import download, prepare, train_simclr
 from tests.checkouts import BIN, ROOT, environment, outs
 
+pytestmark = pytest.mark.slow
 CHECKPOINTS = ".cache/checkpoints/train_simclr"
 
 
