@@ -71,3 +71,8 @@ def workspace(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    """Name bytes by their length: they may hold a time, and two workers must name every test alike."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
