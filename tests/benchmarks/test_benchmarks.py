@@ -68,9 +68,10 @@ def test_peak_memory_is_a_process_of_its_own():
 
 
 def test_authors_pairs_are_two_views_and_the_whole_image():
-    whole, left, right, _ = Pairs(2, 16, 32)[1]
-    assert whole.shape == left.shape == right.shape == (3, 16, 16)
-    assert not torch.equal(left, right)
+    torch.manual_seed(0)
+    pairs = [Pairs(8, 16, 32)[index] for index in range(8)]
+    assert all(whole.shape == left.shape == right.shape == (3, 16, 16) for whole, left, right, _ in pairs)
+    assert not any(torch.equal(left, right) for _, left, right, _ in pairs)
 
 
 def test_setting_is_the_papers():
