@@ -4,7 +4,6 @@ Pillow transforms in DataLoader workers, two forwards, fp32, NCHW, an NT-Xent th
 """
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -24,6 +22,7 @@ from benchmarks.measure import (
     Row,
     in_new_process,
     interleave,
+    num_cores,
     peak_bytes,
     pick_device,
     ratios,
@@ -100,14 +99,9 @@ def their_steps(size: int, stored: int, batch_size: int, steps: int, device: tor
         batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=len_cores(),
+        num_workers=num_cores(),  # the authors start one per core
     )
-    resnet = torchvision.models.resnet34(weights=None)
-    backbone = nn.Sequential(*list(resnet.children())[:-1])
-    width = setting.PROJECTOR
-    head = nn.Sequential(nn.Linear(512, width.hidden_dim), nn.ReLU(), nn.Linear(width.hidden_dim, width.out_dim))
-    model = nn.ModuleList([backbone, head]).to(device).train()
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, setting.MOMENTUM, weight_decay=setting.WEIGHT_DECAY)
+    backbone, head, optimizer = setting.peer(device)
     criterion = BroadcastNTXent(setting.TEMPERATURE)
 
     def run() -> None:
@@ -118,11 +112,6 @@ def their_steps(size: int, stored: int, batch_size: int, steps: int, device: tor
             optimizer.step()
 
     return run
-
-
-def len_cores() -> int:
-    """Return the number of DataLoader workers: the authors start one per core."""
-    return len(os.sched_getaffinity(0))
 
 
 def loss_seconds(batch_size: int, device: torch.device) -> list[float]:
@@ -149,8 +138,7 @@ def available_bytes() -> int:
 def small_batch(device: torch.device, batch_size: int, size: int, stored: int, repeats: int) -> list[Row]:
     """Both paths in turn at a batch whose broadcast loss is small."""
     steps = 4 if device.type == "cpu" else 10
-    source = setting.batches(steps * batch_size, stored, device)
-    source = type(source)(source.split, source.views, size, None)
+    source = setting.batches(steps * batch_size, size, device, stored)
     seconds = interleave(
         {
             "ours": our_steps(source, batch_size, steps),

@@ -9,7 +9,7 @@ import time
 import torch
 
 from benchmarks import setting
-from benchmarks.measure import Row, skipped, spread, synchronize
+from benchmarks.measure import Row, num_cores, skipped, spread, synchronize
 from benchmarks.step import our_steps
 from headstart.training.contrastive import use_bf16
 
@@ -22,7 +22,7 @@ START_SECONDS = 90.0  # until the last process has imported, warmed up and waits
 def total_rate(processes: int, device: torch.device, seconds: float) -> float | str:
     """Return the images per second of all processes together over `seconds`, or why one failed."""
     begin = time.time() + START_SECONDS
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, num_cores() // processes)
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.concurrent_runs", str(begin), str(seconds)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     running = [

@@ -4,14 +4,11 @@ import warnings
 from collections.abc import Callable
 
 import torch
-import torchvision
 from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import setting
-from benchmarks.authors import len_cores
-from benchmarks.measure import Row, interleave, ratios, skipped, spread
+from benchmarks.measure import Row, interleave, num_cores, ratios, skipped, spread
 from benchmarks.step import our_steps
 from headstart.training.contrastive import use_bf16
 
@@ -39,13 +36,9 @@ def their_steps(batch_size: int, steps: int, device: torch.device) -> Callable[[
     from lightly.loss import NTXentLoss
 
     loader = DataLoader(
-        Views(steps * batch_size, 32), batch_size, shuffle=True, drop_last=True, num_workers=len_cores()
+        Views(steps * batch_size, 32), batch_size, shuffle=True, drop_last=True, num_workers=num_cores()
     )
-    backbone = nn.Sequential(*list(torchvision.models.resnet34(weights=None).children())[:-1])
-    width = setting.PROJECTOR
-    head = nn.Sequential(nn.Linear(512, width.hidden_dim), nn.ReLU(), nn.Linear(width.hidden_dim, width.out_dim))
-    model = nn.ModuleList([backbone, head]).to(device).train()
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, setting.MOMENTUM, weight_decay=setting.WEIGHT_DECAY)
+    backbone, head, optimizer = setting.peer(device)
     criterion = NTXentLoss(temperature=setting.TEMPERATURE)
     bf16 = use_bf16("auto", device)
 

@@ -112,6 +112,11 @@ def in_new_process(module: str, *arguments: object) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def num_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def pick_device() -> torch.device:
     """Return the device the benchmarks run on: the first CUDA device where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -127,7 +132,7 @@ def describe_machine(device: torch.device) -> dict:
             continue
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import setting
 from benchmarks.measure import Row, skipped, spread
+from benchmarks.probe import STRENGTHS
 from headstart.data.arrays import Split, load_split
 from headstart.data.formats import digits, image_archive
 from headstart.data.pack import Packing, pack
@@ -23,7 +24,6 @@ from headstart.models.projector import Projector, build_projector
 from headstart.training.contrastive import Batches, train_simclr
 
 SEEDS = range(5)
-STRENGTHS = [0.0001, 0.001, 0.01, 0.1, 1.0]
 BACKBONE = Backbone(arch="resnet18", stem="stride2", weights="none")
 PROJECTOR = Projector(init="random", freeze=False, hidden_dim=128, out_dim=64, activation="relu")
 # the default recipe's views and settings for both datasets, as in params.yaml

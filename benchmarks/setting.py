@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torchvision
 from torch import nn
 
 from headstart.data.arrays import Split
@@ -68,15 +69,25 @@ def split(num: int, size: int, device: torch.device) -> Split:
     return Split(torch.from_numpy(pictures(num, size)), torch.zeros(num, dtype=torch.int64), sizes).to(device)
 
 
-def batches(num: int, size: int, device: torch.device) -> Batches:
-    """Return the source of view pairs."""
-    return Batches(split(num, size, device), VIEWS, size, None)
+def batches(num: int, size: int, device: torch.device, stored: int | None = None) -> Batches:
+    """Return the source of view pairs of `size` pixels, from images stored at `stored` (default: the same)."""
+    return Batches(split(num, stored or size, device), VIEWS, size, None)
 
 
 def model(device: torch.device) -> nn.Sequential:
     """Return backbone and projector as `train_simclr` holds them, in training mode."""
     head = build_projector(PROJECTOR, num_features(BACKBONE), seed=0)
     return nn.Sequential(build_backbone(BACKBONE, seed=0), head).to(device, memory_format=torch.channels_last).train()
+
+
+def peer(device: torch.device) -> tuple[nn.Module, nn.Module, torch.optim.SGD]:
+    """Return torchvision's backbone without its classifier, the head and their optimiser, as peers write them."""
+    backbone = nn.Sequential(*list(torchvision.models.resnet34(weights=None).children())[:-1])
+    head = nn.Sequential(
+        nn.Linear(512, PROJECTOR.hidden_dim), nn.ReLU(), nn.Linear(PROJECTOR.hidden_dim, PROJECTOR.out_dim)
+    )
+    model = nn.ModuleList([backbone, head]).to(device).train()
+    return backbone, head, torch.optim.SGD(model.parameters(), 1e-3, MOMENTUM, weight_decay=WEIGHT_DECAY)
 
 
 def sgd(module: nn.Module) -> torch.optim.SGD:

@@ -19,8 +19,7 @@ VIEWS = 512
 
 def ours(size: int, device: torch.device) -> Callable[[], None]:
     """Return a function that makes VIEWS views as training does, draws and all."""
-    source = setting.batches(VIEWS // 2, STORED[size], device)
-    source = type(source)(source.split, source.views, size, None)
+    source = setting.batches(VIEWS // 2, size, device, STORED[size])
     rows = torch.arange(VIEWS // 2)
 
     def run() -> None:

@@ -19,20 +19,8 @@ from headstart.models.projector import PROJECTOR_INITS, Projector, build_project
 from headstart.randomness import generator, global_seed
 from headstart.training.contrastive import Batches, Epoch, SimCLR, train_simclr, use_bf16, validation_loss
 from headstart.training.reconstruction import Reconstruction, train_autoencoder
+from tests.training.recipe import RECIPE
 
-RECIPE = SimCLR(
-    epochs=3,
-    temperature=0.5,
-    learning_rate=1.0,
-    momentum=0.9,
-    weight_decay=1e-3,
-    schedule="cosine",
-    warmup_epochs=1,
-    final_lr=0.02,
-    precision="fp32",
-    num_processes=1,
-    sync_batchnorm=True,
-)
 BATCH = 16
 
 

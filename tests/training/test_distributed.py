@@ -16,21 +16,9 @@ from headstart.randomness import generator, global_seed
 from headstart.training.contrastive import Batches, SimCLR, train_simclr, training_step, validation_loss
 from headstart.training.distributed import ALONE, Group, synchronise_batch_norm
 from headstart.training.losses import nt_xent
+from tests.training.recipe import RECIPE
 
 SIZE = 3
-RECIPE = SimCLR(
-    epochs=3,
-    temperature=0.5,
-    learning_rate=1.0,
-    momentum=0.9,
-    weight_decay=1e-3,
-    schedule="cosine",
-    warmup_epochs=1,
-    final_lr=0.02,
-    precision="fp32",
-    num_processes=1,
-    sync_batchnorm=True,
-)
 BATCH = 18
 LOSSES = [(0.5, None), (0.07, 3), (0.5, 5), (1e-3, 4)]  # temperature, block; the third is cold
 
