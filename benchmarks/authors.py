@@ -159,10 +159,12 @@ def full_size(device: torch.device) -> list[Row]:
 
     Each in a process of its own: theirs needs nearly all memory of a 24 GB machine.
     """
-    losses = {size: in_new_process("benchmarks.authors", "loss", size)["seconds"] for size in SMALL}
-    note = "quadratic extrapolation from B = " + ", ".join(map(str, SMALL))
-    factors = [statistics.median(losses[size]) / size**2 for size in SMALL]
     case = f"32 px, B = {FULL}"
+    losses = {size: in_new_process("benchmarks.authors", "loss", size) for size in SMALL}
+    if failed := [done["error"] for done in losses.values() if "error" in done]:
+        return [skipped(f"{case}: broadcast loss", failed[0])]
+    note = "quadratic extrapolation from B = " + ", ".join(map(str, SMALL))
+    factors = [statistics.median(losses[size]["seconds"]) / size**2 for size in SMALL]
     rows = [spread(f"{case}: broadcast loss", [factor * FULL**2 for factor in factors], "s", note=note)]
     ours, theirs, peaks, gains = list[float](), list[float](), list[float](), list[float]()
     for _ in range(FULL_REPEATS):
