@@ -9,6 +9,8 @@ from benchmarks.measure import Row, interleave, spread
 from headstart.evaluation.probe import Labelled, Linear, converged_probe, paper_probe, standardisation
 
 STRENGTHS = [0.0001, 0.001, 0.01, 0.1, 1.0]
+# The first leaves about as much of the objective as ours; the second is the oracle
+TOLERANCES = (1e-5, 1e-8)
 AUTHORS_SECONDS = 450  # wall seconds of the authors' evaluation, from their published runs
 NUM_CLASSES, WIDTH = 10, 512
 
@@ -31,13 +33,14 @@ def objective(probe: Linear, data: Labelled, strength: float) -> float:
     return strength * loss + float((probe.weight**2).sum()) / 2
 
 
-def least_objective(data: Labelled, strength: float) -> tuple[float, float]:
-    """Return scikit-learn's objective at a tolerance a thousand times tighter, and the seconds it took."""
+def theirs(data: Labelled, strength: float, tolerance: float) -> tuple[float, float]:
+    """Return the objective that scikit-learn reaches at a tolerance of its own kind, and its seconds."""
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = standardisation(data.features)
     started = time.perf_counter()
-    model = LogisticRegression(C=strength, tol=1e-8, max_iter=50_000).fit((data.features - mean) / scale, data.labels)
+    model = LogisticRegression(C=strength, tol=tolerance, max_iter=50_000)
+    model.fit((data.features - mean) / scale, data.labels)
     seconds = time.perf_counter() - started
     return objective(Linear(model.coef_, model.intercept_, mean, scale), data, strength), seconds
 
@@ -47,12 +50,16 @@ def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
     num = 1000 if quick else 10_000
     train, val = features(num, 0), features(num // 10, 1)
     rows = []
-    excess, tight_seconds = [], 0.0
+    excess, seconds_of = list[float](), dict.fromkeys(TOLERANCES, 0.0)
+    gaps = dict.fromkeys(TOLERANCES, 0.0)
     for strength in STRENGTHS:
         fit = converged_probe(train, val, [strength], NUM_CLASSES)
-        least, seconds = least_objective(train, strength)
-        tight_seconds += seconds
+        found = {tolerance: theirs(train, strength, tolerance) for tolerance in TOLERANCES}
+        least = found[min(TOLERANCES)][0]
         excess.append(objective(fit.probe, train, strength) / least - 1)
+        for tolerance, (reached, seconds) in found.items():
+            seconds_of[tolerance] += seconds
+            gaps[tolerance] = max(gaps[tolerance], reached / least - 1)
     seconds = interleave(
         {
             "converged": lambda: converged_probe(train, val, STRENGTHS, NUM_CLASSES),
@@ -65,8 +72,10 @@ def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
     worst = "the greatest over the five strengths"
     rows.append(Row("objective above its minimum, relative", max(excess), bar=1e-4, at_most=True, note=worst))
     rows.append(spread("converged, five strengths, the default", seconds["converged"], "s"))
-    rows.append(Row("scikit-learn at tolerance 1e-8, five strengths", tight_seconds, unit="s"))
+    for tolerance in TOLERANCES:
+        case = f"scikit-learn at tolerance {tolerance:g}, five strengths"
+        rows.append(Row(case, seconds_of[tolerance], unit="s", note=f"its objective: {gaps[tolerance]:.1e} above"))
     rows.append(spread("the paper's protocol (70/10/20)", seconds["paper"], "s"))
     gains = [AUTHORS_SECONDS / lap for lap in seconds["paper"]]
     rows.append(spread("the authors' 450 s over the paper's protocol", gains, "x", note="theirs on another machine"))
-    return rows, "fp32 features, fp64 solver"
+    return rows, "fp32 products, fp64 solver"

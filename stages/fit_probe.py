@@ -58,7 +58,10 @@ def evaluate(backbone: torch.nn.Module, which: str, dataset: str, params: Params
     splits = labelled(data.train), labelled(data.val), labelled(data.test)
     with progress(num_fits(params.probe), f"probe {dataset}, {which}", "fit") as bar:
         num_classes = len(data.meta["classes"])
-        return evaluate_probes(*splits, params.probe, num_classes=num_classes, seed=params.seed, on_fit=bar.update)
+        device = data.train.images.device
+        return evaluate_probes(
+            *splits, params.probe, num_classes=num_classes, seed=params.seed, on_fit=bar.update, device=device
+        )
 
 
 def write_outs(dataset: str, probe: Linear, summary: dict[str, Any], counts: np.ndarray, classes: list[str]) -> None:

@@ -5,20 +5,21 @@ scikit-learn is imported where it is used: every stage reads `Probe`, one fits p
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headstart.evaluation.logistic import regularisation_path
 from headstart.knobs import Range
 from headstart.randomness import generator, global_seed, numpy_generator
 
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
-
 # The authors' linear evaluation (simclr_ae/models/logreg/module.py and their logged parameters): SGD without momentum
 PAPER_EPOCHS, PAPER_BATCH, PAPER_RATE, PAPER_SHARES = 50, 32, 1e-3, (0.7, 0.1, 0.2)
+# The bias of a class that was not seen
+NEVER = -1e9
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -75,40 +76,31 @@ def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def converged_probe(
-    train: Labelled, val: Labelled, strengths: Sequence[float], num_classes: int, statistics: Labelled | None = None
+    train: Labelled,
+    val: Labelled,
+    strengths: Sequence[float],
+    num_classes: int,
+    statistics: Labelled | None = None,
+    device: torch.device = CPU,
 ) -> Fit:
     """Return the L2-penalised multinomial logistic regression, fitted to convergence, with the best accuracy on val.
 
     Features are standardised with the columns' statistics of `statistics` (default: train). Among strengths that tie on
     val the smallest C, the strongest penalty, wins. The objective, met within 1e-4 of its least value, is
-    scikit-learn's: C * sum of losses + |W|^2 / 2, W having a row per class or, of two, the one row of their log-odds.
+    scikit-learn's (see `regularisation_path`). A class without training rows is never predicted.
     """
-    from sklearn.linear_model import LogisticRegression
-
     mean, scale = standardisation((statistics or train).features)
-    x_train = (train.features - mean) / scale
-    x_val = (val.features - mean) / scale
-    model = LogisticRegression(max_iter=5000, tol=1e-5, warm_start=True)
+    seen, labels = np.unique(train.labels, return_inverse=True)
     best: Fit | None = None
-    for strength in sorted(strengths):
-        model.set_params(C=strength).fit(x_train, train.labels)
-        top1 = float(model.score(x_val, val.labels))
+    for strength, weights, biases in regularisation_path((train.features - mean) / scale, labels, strengths, device):
+        weight, bias = np.zeros((num_classes, weights.shape[1])), np.full(num_classes, NEVER)
+        weight[seen], bias[seen] = weights, biases
+        probe = Linear(weight, bias, mean, scale)
+        top1 = float((probe.logits(val.features).argmax(1) == val.labels).mean())
         if best is None or top1 > best.val_top1:
-            best = Fit(Linear(*_all_classes(model, num_classes), mean, scale), top1, strength)
+            best = Fit(probe, top1, strength)
     assert best is not None
     return best
-
-
-def _all_classes(model: "LogisticRegression", num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and biases with a row per class; a class without training rows is never predicted."""
-    coefficients, intercepts = model.coef_, model.intercept_
-    if len(model.classes_) == 2:  # scikit-learn keeps one row then: the log-odds of the second class
-        coefficients = np.concatenate([-coefficients, coefficients]) / 2
-        intercepts = np.concatenate([-intercepts, intercepts]) / 2
-    weight = np.zeros((num_classes, coefficients.shape[1]))
-    bias = np.full(num_classes, -1e9)
-    weight[model.classes_], bias[model.classes_] = coefficients, intercepts
-    return weight, bias
 
 
 def paper_probe(test: Labelled, num_classes: int, seed: int) -> tuple[Fit, Labelled]:
@@ -217,6 +209,7 @@ def evaluate_probes(
     num_classes: int,
     seed: int,
     on_fit: Callable[[], object] = lambda: None,
+    device: torch.device = CPU,
 ) -> Evaluation:
     """Return the probe of the recipe's protocol with its test scores.
 
@@ -224,7 +217,7 @@ def evaluate_probes(
     `fewN_std` where N = few_labels > 0 (always converged, features standardised with all unlabelled train rows);
     under the paper's protocol also `top1_converged`, the default probe's. on_fit is called `num_fits(recipe)` times.
     """
-    chosen = converged_probe(train, val, recipe.strengths, num_classes)
+    chosen = converged_probe(train, val, recipe.strengths, num_classes, device=device)
     on_fit()
     tested, extra = test, {}
     if recipe.protocol == "paper":
@@ -238,7 +231,7 @@ def evaluate_probes(
     if recipe.few_labels:
         few = []
         for rows in few_label_draws(train.labels, recipe.few_labels, recipe.few_draws, seed):
-            fit = converged_probe(train.rows(rows), val, recipe.strengths, num_classes, statistics=train)
+            fit = converged_probe(train.rows(rows), val, recipe.strengths, num_classes, statistics=train, device=device)
             few.append(score(fit.probe.logits(test.features), test.labels)["top1"])
             on_fit()
         scores[f"few{recipe.few_labels}"] = float(np.mean(few))
