@@ -1,6 +1,6 @@
 """Bring a dataset's source into data/raw: checked, as it was published or as one file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,19 +10,14 @@ from headstart.data.table import KINDS
 from headstart.errors import UserError
 from headstart.run import paths, tracking
 from headstart.run.artifacts import digest, locked, write_folder
-from headstart.run.params import DataOptions, Dataset, load_params
+from headstart.run.params import DataOptions, Dataset, Params, load_params
 from headstart.run.stage import progress, run_stage, say
 
 
 def main(dataset: str) -> None:
     """Fetch the source of one dataset."""
     params = load_params()
-    row = params.dataset(dataset)
-    kind = KINDS[row.kind]
-    if kind.archives:
-        work = partial(fetch, dataset, kind.archives, find_sources(dataset, row, kind.archives, params.options))
-    else:
-        work = partial(bring, dataset, row, find_source(dataset, row) if kind.needs_path else None)
+    work = download(dataset, params, paths.raw(dataset))
     try:
         with tracking.stage_run("download", dataset, params):
             work()
@@ -30,24 +25,33 @@ def main(dataset: str) -> None:
         raise UserError(f"{dataset}: {error}") from None
 
 
-def fetch(dataset: str, archives: Sequence[Archive], sources: Sources) -> None:
+def download(dataset: str, params: Params, out: Path) -> Callable[[], None]:
+    """Return what fetches a dataset's source into `out`, its settings checked."""
+    row = params.dataset(dataset)
+    kind = KINDS[row.kind]
+    if kind.archives:
+        return partial(fetch, dataset, kind.archives, find_sources(dataset, row, kind.archives, params.options), out)
+    return partial(bring, dataset, row, find_source(dataset, row) if kind.needs_path else None, out)
+
+
+def fetch(dataset: str, archives: Sequence[Archive], sources: Sources, out: Path) -> None:
     """Download what is published; workers that want the same archives wait, and then find them there."""
     sizes = [archive.num_bytes for archive in archives]
     total = 0 if None in sizes else sum(filter(None, sizes))  # 0: a bar without remaining time
     with (
         locked(sources.parts, "download"),
-        write_folder(paths.raw(dataset)) as folder,
+        write_folder(out) as folder,
         progress(total, f"fetch {dataset}", "B", num_bytes_present(archives, sources)) as bar,
     ):
         fetch_archives(archives, folder, sources, bar.update, say)
 
 
-def bring(dataset: str, row: Dataset, source: Path | None) -> None:
+def bring(dataset: str, row: Dataset, source: Path | None, out: Path) -> None:
     """Copy or pack the user's images, or write down what is bundled."""
     fetch = KINDS[row.kind].fetch
     assert fetch is not None
     size = num_bytes(source) if source else 0
-    with write_folder(paths.raw(dataset)) as folder, progress(size, f"fetch {dataset}", "B") as bar:
+    with write_folder(out) as folder, progress(size, f"fetch {dataset}", "B") as bar:
         fetch(source, folder, bar.update)
     say(f"{dataset}: {row.kind}" + (f" from {source}, {size} bytes" if source else ""))
 

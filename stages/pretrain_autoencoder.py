@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from headstart.data.views import resize
-from headstart.models.autoencoder import build_autoencoder, count_parameters
+from headstart.models.autoencoder import build_autoencoder, count_parameters, peak_signal_to_noise
 from headstart.models.backbone import num_features
 from headstart.models.projector import PROJECTOR_INITS
 from headstart.run import artifacts, paths, tracking
@@ -28,15 +28,18 @@ def main(dataset: str, init: str, dim: int) -> None:
         with artifacts.write_folder(out) as folder:
             artifacts.write_json(folder / "none.json", {"init": init, "needs_autoencoder": False})
         return
-    data = load_prepared(dataset, params, pick_device(params.device))
+    seen = params.projector.autoencoder_dataset
+    folder = paths.prepared(dataset) if seen == "same" else paths.source(seen)
+    seen = dataset if seen == "same" else seen
+    data = load_prepared(seen, params, pick_device(params.device), folder)
     features = num_features(params.backbone)
-    key = shared_key(params, dataset, data.meta["hash"], dim, data.train.images.device)
+    key = shared_key(params, seen, data.meta["hash"], dim, data.train.images.device)
     # the layer depends on neither init nor head: one training serves them all, and workers that run at once
     with tracking.stage_run(STAGE, dataset, params) as run, artifacts.shared_result(STAGE, key) as shared:
-        run.log_dataset(dataset, data.meta)
+        run.log_dataset(seen, data.meta)
         if not shared.exists():
             with artifacts.write_folder(shared) as folder:
-                train(params, dataset, data, features, dim, artifacts.FileCheckpoint(STAGE, key), folder)
+                train(params, seen, data, features, dim, artifacts.FileCheckpoint(STAGE, key), folder)
         for row in artifacts.read_csv(shared / "curve.csv", made_by=STAGE):
             metrics = {f"autoencoder/{name}": float(value) for name, value in row.items() if name != "epoch"}
             run.log_metrics(metrics, step=int(row["epoch"]))
@@ -85,10 +88,12 @@ def train(
             on_epoch=on_epoch,
         )
     best = min(curve, key=lambda row: row.val_mse)
+    test_mse = reconstruction_error(autoencoder, data.test, image_size)
     summary = {
         "train_mse": reconstruction_error(autoencoder, data.pretrain, image_size),
         "val_mse": best.val_mse,
-        "test_mse": reconstruction_error(autoencoder, data.test, image_size),
+        "test_mse": test_mse,
+        "test_psnr": peak_signal_to_noise(test_mse),
         "best_epoch": best.epoch,
         "num_parameters": count_parameters(autoencoder),
         "latent_dim": dim,

@@ -54,6 +54,10 @@ def settings(params: Params) -> dict[str, object]:
     head = params.projector
     first = f"{head.init} ({'frozen' if head.frozen else 'trainable'})"
     text = f"{first} first layer, {head.hidden_dim} hidden, {head.out_dim} out, {head.activation}"
+    if (head.num_layers, head.position, head.norm) != (2, 1, "none"):
+        text += f"; {head.num_layers} layers, {head.init} at {head.position}, norm {head.norm}"
+    if head.needs_autoencoder and head.autoencoder_dataset != "same":
+        text += f"; autoencoder of {head.autoencoder_dataset}"
     return {"projector": text, "seed": params.seed, "recipe": params.recipe}
 
 

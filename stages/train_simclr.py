@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import nn
 
+from headstart.errors import UserError
 from headstart.models.autoencoder import count_parameters
-from headstart.models.backbone import build_backbone, num_features
+from headstart.models.backbone import build_backbone, check_forward, num_features
 from headstart.models.projector import Embedding, Projector, build_projector
 from headstart.run import artifacts, paths, processes, tracking
 from headstart.run.inputs import Prepared, backbone_of, load_prepared, pick_device
@@ -18,6 +19,7 @@ from headstart.run.stage import Stopwatch, progress, run_stage, say
 from headstart.study.pictures import image_grid
 from headstart.training.contrastive import Batches, Epoch, train_simclr
 from headstart.training.distributed import Group
+from headstart.training.initial import initial_features
 
 STAGE = "train_simclr"
 
@@ -40,9 +42,12 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
     """Train as one of a group; its first process tells, tracks and writes."""
     row = params.dataset(dataset)
     data = load_prepared(dataset, params, device)
-    embedding, autoencoder_summary = read_autoencoder(dataset, params)
     backbone = build_backbone(backbone_of(params), params.seed).to(device)
-    projector = build_projector(params.projector, num_features(params.backbone), params.seed, embedding).to(device)
+    check_forward(backbone, params.backbone, row.image_size)
+    embedding, autoencoder_summary = read_autoencoder(dataset, params)
+    if params.projector.needs_features:
+        embedding = {"features": features_of(backbone, dataset, params, data)}
+    projector = head_of(params, embedding).to(device)
     views = params.views_of(dataset)
     train_batches, val_batches = (
         Batches(split, views, row.image_size, data.standardize) for split in (data.pretrain, data.val)
@@ -125,6 +130,22 @@ def read_autoencoder(dataset: str, params: Params) -> tuple[Embedding | None, di
     return embedding, artifacts.read_json(folder / "summary.json", made_by="pretrain_autoencoder")
 
 
+def features_of(backbone: nn.Module, dataset: str, params: Params, data: Prepared) -> torch.Tensor:
+    """Return features of training images, as the head will see them first."""
+    row = params.dataset(dataset)
+    return initial_features(
+        backbone, data.pretrain, row.image_size, data.standardize, batch_size=row.batch_size, seed=params.seed
+    )
+
+
+def head_of(params: Params, embedding: Embedding | None) -> nn.Sequential:
+    """Return the projector, or raise UserError where what it starts from does not fit its widths."""
+    try:
+        return build_projector(params.projector, num_features(params.backbone), params.seed, embedding)
+    except ValueError as error:
+        raise UserError(f"params.yaml: {error}") from None
+
+
 def checkpoint_key(dataset: str, params: Params, data: Prepared, initial: dict[str, torch.Tensor], group: Group) -> str:
     """Return the digest of all that decides the trained weights, which begin as `initial`."""
     row = asdict(params.dataset(dataset)) | {"views": asdict(params.views_of(dataset)), "path": None}
@@ -136,7 +157,8 @@ def checkpoint_key(dataset: str, params: Params, data: Prepared, initial: dict[s
         data.meta["hash"],
         params.projector.frozen,
     ]
-    begun_from = [artifacts.tensors_digest(initial), params.projector.activation]
+    head = params.projector
+    begun_from = [artifacts.tensors_digest(initial), head.activation, head.num_layers, head.position, head.norm]
     numerics = artifacts.numerics(data.train.images.device)
     return artifacts.digest(settings, begun_from, numerics, artifacts.code_digest(STAGE))
 

@@ -21,13 +21,13 @@ def imports_of(script: Path) -> set[Path]:
     """The files of this repository that a file imports, wherever in it the import stands."""
     found = set()
     for node in ast.walk(ast.parse(script.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("headstart"):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(("headstart", "stages.")):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.startswith("headstart")]
         else:
             continue
-        files = [SOURCE.parent / Path(*name.split(".")).with_suffix(".py") for name in names]
+        files = [top / Path(*name.split(".")).with_suffix(".py") for name in names for top in (SOURCE.parent, ROOT)]
         found |= {file for file in files if file.is_file()}
     return found
 
@@ -38,8 +38,8 @@ def computing_closure(script: Path) -> set[Path]:
     waiting = imports_of(script)
     while waiting:
         file = waiting.pop()
-        wing = file.relative_to(SOURCE).parts[0]
-        if (wing in COMPUTING or wing == "randomness.py") and file not in closure:
+        wing = file.relative_to(SOURCE).parts[0] if file.is_relative_to(SOURCE) else file.parent.name
+        if wing in {*COMPUTING, "randomness.py", "stages"} and file not in closure:
             closure.add(file)
             waiting |= imports_of(file)
     return closure

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from torch import nn
 
 from headstart.models.backbone import Backbone, build_backbone
@@ -19,25 +20,32 @@ FROZEN_BY_ITSELF = {
     "random_matched": True,
     "autoencoder_permuted": True,
     "orthogonal": True,
+    "pca": True,
 }
 
 
 def embedding_of(features: int, hidden: int) -> dict[str, torch.Tensor]:
-    """A layer with an uneven spectrum, as a trained one has."""
+    """A layer with an uneven spectrum, as a trained one has; and features of images, positive as a backbone's."""
     source = generator(17, features, hidden)
     weight = torch.randn(hidden, features, generator=source) * torch.logspace(0, -3, hidden)[:, None]
-    return {"weight": weight, "bias": torch.randn(hidden, generator=source)}
+    bias = torch.randn(hidden, generator=source)
+    mixed = torch.randn(150, features, generator=source) @ torch.randn(features, features, generator=source)
+    return {"weight": weight, "bias": bias, "features": mixed.relu() + 2}
 
 
-def built(init: str, *, features=64, hidden=16, out=8, freeze="auto", activation="relu", seed=0) -> nn.Sequential:
+def built(
+    init: str, *, features=64, hidden=16, out=8, freeze="auto", activation="relu", seed=0, **shape
+) -> nn.Sequential:
     return build_projector(
-        Projector(init, freeze, hidden, out, activation), features, seed, embedding_of(features, hidden)
+        Projector(init, freeze, hidden, out, activation, **shape), features, seed, embedding_of(features, hidden)
     )
 
 
 @pytest.mark.parametrize(("init", "freeze"), list(itertools.product(PROJECTOR_INITS, FREEZES)))
 @pytest.mark.parametrize(("features", "hidden", "out"), [(64, 16, 8), (512, 128, 32), (64, 64, 128), (32, 48, 1)])
 def test_every_head_has_the_shape_that_its_widths_say(init, freeze, features, hidden, out):
+    if init == "pca" and hidden > features:
+        pytest.skip("as many directions as features at the most")
     for activation in ACTIVATIONS:
         head = built(init, features=features, hidden=hidden, out=out, freeze=freeze, activation=activation)
         assert head(torch.rand(3, features)).shape == (3, out)
@@ -82,6 +90,9 @@ def test_inits_that_need_an_autoencoder_say_so():
                 build_projector(head, 64, seed=0)
             with pytest.raises(ValueError, match="does not fit"):
                 build_projector(head, 64, seed=0, embedding=embedding_of(64, 17))
+        elif head.needs_features:
+            with pytest.raises(ValueError, match="needs features of the initial backbone"):
+                build_projector(head, 64, seed=0)
         else:
             build_projector(head, 64, seed=0)
 
@@ -136,6 +147,68 @@ def test_orthogonal_rows_are_orthonormal():
     assert not first.bias.any()
     wide = built("orthogonal", features=32, hidden=48)[0]  # more rows than columns: then the columns are
     torch.testing.assert_close(wide.weight.T @ wide.weight, torch.eye(32), atol=1e-5, rtol=0)
+
+
+def test_pca_is_the_closed_form_linear_autoencoder():
+    """scikit-learn's PCA; no layer of its width loses less of the features (Eckart and Young), and it is centred."""
+    x_ND = embedding_of(64, 16)["features"]
+    first = built("pca")[0]
+    theirs = PCA(16, svd_solver="full").fit(x_ND.double().numpy())
+    torch.testing.assert_close(first.weight, torch.from_numpy(theirs.components_).float(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        first(x_ND), torch.from_numpy(theirs.transform(x_ND.double().numpy())).float(), atol=1e-4, rtol=1e-4
+    )
+
+    def lost(weight_HD: torch.Tensor) -> float:
+        """Squared error of the best linear decoder of x @ weight.T."""
+        centred = (x_ND - x_ND.mean(0)).double()
+        code = centred @ weight_HD.double().T
+        return (centred - code @ torch.linalg.lstsq(code, centred).solution).square().sum().item()
+
+    best = lost(first.weight)
+    for init in ("random", "orthogonal", "autoencoder"):
+        assert best < 0.9 * lost(built(init)[0].weight)
+    assert best <= lost(first.weight + 0.01 * torch.randn(16, 64, generator=generator(0)))
+
+
+def test_pca_needs_as_many_features_and_images_as_directions():
+    head = Projector("pca", "auto", 48, 1, "relu")
+    with pytest.raises(ValueError, match="at most 32 directions, hidden_dim is 48"):
+        build_projector(head, 32, 0, {"features": torch.rand(100, 32)})
+    with pytest.raises(ValueError, match="at most 19 directions"):
+        build_projector(head, 64, 0, {"features": torch.rand(20, 64)})
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize(("num_layers", "position"), [(2, 1), (3, 1), (3, 2), (6, 1), (6, 4), (6, 5)])
+def test_deep_heads_keep_the_width_of_features_before_the_layer(num_layers, position, norm):
+    head = built("autoencoder", num_layers=num_layers, position=position, norm=norm, activation="tanh")
+    linears = [layer for layer in head if isinstance(layer, nn.Linear)]
+    widths = [64] * position + [16] * (num_layers - position) + [8]
+    assert [(layer.in_features, layer.out_features) for layer in linears] == list(itertools.pairwise(widths))
+    assert torch.equal(linears[position - 1].weight, embedding_of(64, 16)["weight"])
+    frozen = [not layer.weight.requires_grad for layer in linears]
+    assert frozen == [place == position for place in range(1, num_layers + 1)]
+    kinds = ["Linear", *(["BatchNorm1d"] if norm == "batch" else []), "Tanh"] * (num_layers - 1)
+    assert [type(layer).__name__ for layer in head] == [*kinds, "Linear"]
+    assert head(torch.rand(3, 64)).shape == (3, 8)
+
+
+def test_inits_share_all_layers_but_the_initialised_one_and_no_two_layers_are_equal():
+    shape = {"features": 32, "hidden": 32, "out": 32, "num_layers": 6, "position": 3}
+    heads = {
+        init: [layer.weight for layer in built(init, **shape) if isinstance(layer, nn.Linear)]
+        for init in ("random", "pca")
+    }
+    equal = [torch.equal(*pair) for pair in zip(*heads.values(), strict=True)]
+    assert equal == [True, True, False, True, True, True]
+    for first, second in itertools.combinations(heads["random"], 2):
+        assert not torch.equal(first, second)
+
+
+def test_position_must_be_before_the_last_layer():
+    with pytest.raises(ValueError, match=r"projector\.position 2 must be below num_layers 2"):
+        built("random", position=2)
 
 
 def test_seed_decides_everything_and_inits_share_the_second_layer():

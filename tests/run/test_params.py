@@ -237,18 +237,24 @@ OUT_OF_RANGE = [
     ("data.mirror", "host/path", "must be null or a URL that begins with http://, https:// or file://"),
     ("data.mirror", "https://host/a b", "must be null or a URL that begins with http://, https:// or file://"),
     ("data.digits.image_size", 7, "is too small for backbone.stem stride2: must be at least 8, or choose stem cifar"),
+    ("projector.num_layers", 1, "must be at least 2 and at most 6"),
+    ("projector.position", 2, "must be below projector.num_layers, 2"),
     ("datasets", [], "must name at least one dataset"),
     ("datasets", ["digits", "digits"], "must not name a dataset twice"),
 ]
 UNKNOWN_CHOICES = [
     ("recipe", "papr", "must be one of default, paper (nearest: paper)"),
-    ("projector.init", "autoencodr", "autoencoder_permuted, orthogonal (nearest: autoencoder)"),
+    ("projector.init", "autoencodr", "autoencoder_permuted, orthogonal, pca (nearest: autoencoder)"),
     ("projector.activation", "relu6", "leaky_relu, sigmoid, tanh, identity (nearest: relu)"),
     ("backbone.arch", "resnet-34", "(nearest: resnet34)"),
     ("backbone.stem", "stride", "must be one of imagenet, cifar, stride2 (nearest: stride2)"),
+    ("projector.norm", "bach", "must be one of none, batch (nearest: batch)"),
+    ("projector.autoencoder_dataset", "cifar11", "(nearest: cifar10)"),
+    ("simclr.optimizer", "lar", "must be one of sgd, lars, adamw (nearest: lars)"),
+    ("backbone.arch", "resnet19", "resnet152, timm/<name> (nearest: resnet18)"),
     ("simclr.schedule", "cosin", "must be one of cosine, cosine_per_epoch, constant (nearest: cosine)"),
     ("simclr.precision", "fp16", "must be 'auto', 'fp32' or 'bf16'"),
-    ("autoencoder.arch", "mpl", "must be one of mlp (nearest: mlp)"),
+    ("autoencoder.arch", "mpl", "must be one of mlp, mlp_deep, mlp_wide, conv, denoising (nearest: mlp)"),
     ("probe.protocol", "papers", "must be 'converged' or 'paper'"),
     ("data.digits.kind", "image_archiv", "(nearest: image_archive)"),
     ("data.digits.views", "digit", "must be one of digits, mild, unmirrored, simclr (nearest: digits)"),
@@ -277,6 +283,24 @@ def test_wrong_item_of_a_list_is_named(edited, key, value, item, says):
     message = refused(edited({key: value}))
     assert message.startswith(f"params.yaml: {item} ")
     assert says in message
+
+
+def test_stem_of_a_model_that_has_none(edited):
+    message = refused(edited({"backbone.arch": "timm/convnext_tiny", "backbone.stem": "stride2"}))
+    assert message.startswith("params.yaml: backbone.stem: 'stride2' is for ResNets (resnet18, ")
+    assert message.endswith("for timm/convnext_tiny it must be imagenet: as published")
+    assert load_params(edited({"backbone.arch": "timm/convnext_tiny", "backbone.stem": "imagenet"})).backbone.is_timm
+
+
+def test_adamw_takes_momentum_for_its_beta(edited):
+    assert load_params(edited({"simclr.momentum": 1})).simclr.momentum == 1
+    message = refused(edited({"simclr.momentum": 1, "simclr.optimizer": "adamw"}))
+    assert message == "params.yaml: simclr.momentum: 1.0 must be below 1: it is adamw's beta 1"
+
+
+@pytest.mark.parametrize("name", ["same", "mean"])
+def test_names_with_a_meaning_are_no_datasets(edited, tree, name):
+    assert f"data.{name}: no name for a dataset" in refused(edited({f"data.{name}": tree["data"]["digits"]}))
 
 
 def test_active_dataset_without_a_row(edited):

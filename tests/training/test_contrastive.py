@@ -188,6 +188,23 @@ def test_two_runs_are_bitwise_equal_and_another_seed_is_not(batches):
     assert other[1] != first[1]
 
 
+@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+@pytest.mark.parametrize("step", [1, 5, 11])
+def test_run_with_another_optimiser_resumes_to_the_same_bits(batches, optimizer, step):
+    settings, memory = recipe(optimizer=optimizer, learning_rate={"lars": 10.0, "adamw": 0.02}[optimizer]), Memory()
+
+    def make(**options):
+        return run(batches, settings, projector=head(norm="batch", num_layers=3), **options)
+
+    model, curve = make()
+    assert curve != run(batches, projector=head(norm="batch", num_layers=3))[1], "SGD's is another run"
+    with pytest.raises(KilledError):
+        make(checkpoint=memory, on_step=killed_at(step))
+    resumed, resumed_curve = make(checkpoint=memory)
+    assert resumed_curve == curve
+    assert equal(resumed, model)
+
+
 @pytest.mark.parametrize("step", range(1, 13))
 def test_run_killed_at_any_step_resumes_to_the_same_bits(batches, step):
     model, curve = run(batches)
@@ -258,8 +275,9 @@ def test_autoencoder_layer_is_the_trained_one_before_and_if_frozen_after(batches
 
 @pytest.mark.parametrize("init", PROJECTOR_INITS)
 def test_frozen_layers_stay_and_all_else_moves(batches, init):
-    embedding = {"weight": torch.randn(16, 8, generator=generator(0)), "bias": torch.ones(16)}
-    projector = build_projector(Projector(init, True, 16, 8, "tanh"), 8, 0, embedding)
+    embedding = {"weight": torch.randn(8, 8, generator=generator(0)), "bias": torch.ones(8)}
+    embedding["features"] = torch.randn(20, 8, generator=generator(1))
+    projector = build_projector(Projector(init, True, 8, 8, "tanh"), 8, 0, embedding)
     model = nn.Sequential(small_network(), projector)
     before = copy.deepcopy(model.state_dict())
     run(batches, recipe(epochs=1), model[0], projector)

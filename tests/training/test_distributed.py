@@ -60,7 +60,7 @@ def loss_and_gradient(temperature: float, block: int | None, group: Group) -> tu
 
 
 def network() -> nn.Sequential:
-    """A convolution, batch norms of two kinds and a head with a frozen first layer."""
+    """A convolution, batch norms of two kinds and a deep head with a frozen first layer and norms of its own."""
     with global_seed(0, "network"):
         backbone = nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=2, bias=False),
@@ -70,7 +70,7 @@ def network() -> nn.Sequential:
             nn.Flatten(),
             nn.BatchNorm1d(8, momentum=None, affine=False),
         )
-    head = build_projector(Projector("orthogonal", True, 16, 8, "silu"), 8, seed=0)
+    head = build_projector(Projector("orthogonal", True, 16, 8, "silu", num_layers=3, norm="batch"), 8, seed=0)
     return nn.Sequential(backbone, head)
 
 

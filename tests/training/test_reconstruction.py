@@ -80,6 +80,46 @@ def test_loop_equals_a_plain_one(splits):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
 
 
+def test_denoising_loop_equals_a_plain_one(splits):
+    """Noisy inputs, clean targets; the errors of validation are of clean images."""
+    autoencoder = build_autoencoder("denoising", 8, 32, 16, seed=0)
+    curve = train_autoencoder(autoencoder, *splits, recipe(epochs=2), image_size=8, seed=0)
+    train, val = (pixels(split) for split in splits)
+    plain = build_autoencoder("mlp", 8, 32, 16, seed=0)
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3)
+    for epoch, row in enumerate(curve):
+        source, total = generator(0, "autoencoder noise", epoch), 0.0
+        for rows in torch.randperm(70, generator=generator(0, "autoencoder", epoch)).split(30):
+            optimizer.zero_grad()
+            seen = train[rows] + 0.25 * torch.randn(train[rows].shape, generator=source)
+            loss = (plain(seen) - train[rows]).square().mean()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+        with torch.no_grad():
+            val_mse = (plain(val) - val).square().mean().item()
+        assert (row.train_mse, row.val_mse) == (pytest.approx(total / 70, rel=1e-4), pytest.approx(val_mse, rel=1e-4))
+
+
+@pytest.mark.parametrize("arch", ["conv", "denoising"])
+def test_other_autoencoders_resume_to_the_same_bits(splits, arch):
+    def trained(**options) -> tuple[nn.Module, list[AutoencoderEpoch]]:
+        autoencoder = build_autoencoder(arch, 8, 32, 16, seed=0)
+        return autoencoder, train_autoencoder(autoencoder, *splits, RECIPE, image_size=8, seed=0, **options)
+
+    def stop(row: AutoencoderEpoch) -> None:
+        if row.epoch == 3:
+            raise KeyboardInterrupt
+
+    model, curve = trained()
+    memory = Memory()
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint=memory, on_epoch=stop)
+    resumed, resumed_curve = trained(checkpoint=memory)
+    assert resumed_curve == curve
+    assert equal(resumed, model)
+
+
 def test_error_falls(splits):
     _, curve = run(splits, recipe(epochs=40))
     assert curve[-1].val_mse < 0.7 * curve[0].val_mse

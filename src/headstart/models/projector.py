@@ -1,4 +1,4 @@
-"""SimCLR's projection head and the ways to initialise its first layer: the subject of the study.
+"""SimCLR's projection head and the ways to initialise a layer of it: the subject of the study.
 
 To add an initialisation: one function and one row of PROJECTOR_INITS.
 """
@@ -24,7 +24,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 
-Embedding = dict[str, Tensor]  # weight (H, D) and bias (H,) of a pretrained Linear(D, H)
+NORMS: dict[str, type[nn.Module] | None] = {"none": None, "batch": nn.BatchNorm1d}
+
+# What a layer starts from: weight (H, D) and bias (H,) of a pretrained Linear(D, H), or features (N, D) of N images
+Embedding = dict[str, Tensor]
 
 
 def _random(layer: nn.Linear, embedding: Embedding | None, seed: int) -> None:
@@ -57,13 +60,36 @@ def _orthogonal(layer: nn.Linear, embedding: Embedding | None, seed: int) -> Non
     layer.bias.zero_()
 
 
+def _pca(layer: nn.Linear, embedding: Embedding, seed: int) -> None:
+    """The encoder of the best linear autoencoder of the features (Baldi and Hornik 1989), in closed form.
+
+    Rows are the features' H principal directions, orthonormal, the largest component of each positive; the bias takes
+    the mean off. Raises ValueError where fewer than H directions exist: H > D, or H > N - 1 images.
+    """
+    x_ND = embedding["features"].double()
+    most = min(layer.in_features, len(x_ND) - 1)
+    if layer.out_features > most:
+        raise ValueError(f"projector.init pca finds at most {most} directions, hidden_dim is {layer.out_features}")
+    mean = x_ND.mean(0)
+    _, _, directions = torch.linalg.svd(x_ND - mean, full_matrices=False)
+    weight = directions[: layer.out_features]
+    largest = weight.gather(1, weight.abs().argmax(1, keepdim=True))
+    weight = weight * largest.sign()
+    layer.weight.copy_(weight)
+    layer.bias.copy_(-(weight @ mean))
+
+
 @dataclass(frozen=True)
 class Init:
-    """How a first layer is initialised; `needs_autoencoder`: from a trained one; `frozen`: by `freeze: auto`."""
+    """How a layer is initialised; `frozen`: by `freeze: auto`.
+
+    needs_autoencoder: from a trained one's embedding layer; needs_features: from the initial backbone's features.
+    """
 
     apply: Callable[[nn.Linear, Embedding, int], None]
     needs_autoencoder: bool
     frozen: bool
+    needs_features: bool = False
 
 
 PROJECTOR_INITS = {
@@ -72,15 +98,17 @@ PROJECTOR_INITS = {
     "random_matched": Init(_random_matched, needs_autoencoder=True, frozen=True),
     "autoencoder_permuted": Init(_autoencoder_permuted, needs_autoencoder=True, frozen=True),
     "orthogonal": Init(_orthogonal, needs_autoencoder=False, frozen=True),
+    "pca": Init(_pca, needs_autoencoder=False, frozen=True, needs_features=True),
 }
 
 
 @dataclass(frozen=True)
 class Projector:
-    """Linear(D, hidden_dim) -> activation -> Linear(hidden_dim, out_dim), no batch norm.
+    """The paper's Linear(D, hidden_dim) -> activation -> Linear(hidden_dim, out_dim), or deeper, or with batch norm.
 
-    init: one of PROJECTOR_INITS, for the first layer; freeze: keep that layer as initialised, `auto` as the paper does
-    for that init (random trains, autoencoder is frozen).
+    init: one of PROJECTOR_INITS, for one layer; freeze: keep that layer as initialised, `auto` as the paper does;
+    num_layers: Linear layers in all; position: which of them, from 1, `init` is for, all but the last; norm: one of
+    NORMS, before each activation; autoencoder_dataset: whose images the autoencoder has seen, `same`: the projector's.
     """
 
     init: Annotated[str, OneOf(PROJECTOR_INITS)]
@@ -88,10 +116,14 @@ class Projector:
     hidden_dim: Annotated[int, Range(1, 65536)]
     out_dim: Annotated[int, Range(1, 65536)]
     activation: Annotated[str, OneOf(ACTIVATIONS)]
+    num_layers: Annotated[int, Range(2, 6)] = 2
+    position: Annotated[int, Range(1, 5)] = 1
+    norm: Annotated[str, OneOf(NORMS)] = "none"
+    autoencoder_dataset: str = "same"
 
     @property
     def frozen(self) -> bool:
-        """Whether the first layer stays as initialised."""
+        """Whether the initialised layer stays as it is."""
         return PROJECTOR_INITS[self.init].frozen if self.freeze == "auto" else self.freeze
 
     @property
@@ -99,27 +131,55 @@ class Projector:
         """Whether an autoencoder must be trained first."""
         return PROJECTOR_INITS[self.init].needs_autoencoder
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether features of the initial backbone must be computed first."""
+        return PROJECTOR_INITS[self.init].needs_features
+
 
 def build_projector(
     projector: Projector, features: int, seed: int, embedding: Embedding | None = None
 ) -> nn.Sequential:
-    """Return the head (B, features) -> (B, out_dim); its first layer is module `0`.
+    """Return the head (B, features) -> (B, out_dim): Linear, norm if any, activation, and so on; last a Linear.
 
-    embedding: the pretrained layer, needed where `projector.needs_autoencoder`. The draws of the second layer depend on
-    the seed and the widths alone, so two inits share it. Raises ValueError where the embedding is missing or
-    does not fit.
+    The layer at `position`, Linear(features, hidden_dim), is initialised by `init`. Layers before it keep the features'
+    width, so that an embedding layer fits wherever it stands; hidden layers after it are hidden_dim wide. embedding:
+    what the init starts from, needed where `projector.needs_autoencoder` or `needs_features`. The draws of each layer
+    depend on the seed, its place and its widths alone, so two inits share the others. Raises ValueError where the
+    embedding is missing or does not fit, and where `position` is not before the last layer.
     """
+    if projector.position >= projector.num_layers:
+        raise ValueError(f"projector.position {projector.position} must be below num_layers {projector.num_layers}")
     with global_seed(seed, "projector", "first"):
-        first = nn.Linear(features, projector.hidden_dim)
+        chosen = nn.Linear(features, projector.hidden_dim)
     with global_seed(seed, "projector", "second"):
-        second = nn.Linear(projector.hidden_dim, projector.out_dim)
+        last = nn.Linear(projector.hidden_dim, projector.out_dim)
+    _initialise(chosen, projector, embedding or {}, seed)
+    head = nn.Sequential()
+    for place in range(1, projector.num_layers):
+        layer = chosen if place == projector.position else _inner_layer(projector, place, features, seed)
+        head.append(layer)
+        if (norm := NORMS[projector.norm]) is not None:
+            head.append(norm(layer.out_features))
+        head.append(ACTIVATIONS[projector.activation]())
+    return head.append(last)
+
+
+def _initialise(layer: nn.Linear, projector: Projector, embedding: Embedding, seed: int) -> None:
     if projector.needs_autoencoder:
-        if embedding is None:
+        if "weight" not in embedding:
             raise ValueError(f"projector.init {projector.init} needs an autoencoder's embedding layer")
-        if embedding["weight"].shape != first.weight.shape:
-            raise ValueError(f"embedding {tuple(embedding['weight'].shape)} does not fit {tuple(first.weight.shape)}")
+        if embedding["weight"].shape != layer.weight.shape:
+            raise ValueError(f"embedding {tuple(embedding['weight'].shape)} does not fit {tuple(layer.weight.shape)}")
+    if projector.needs_features and "features" not in embedding:
+        raise ValueError(f"projector.init {projector.init} needs features of the initial backbone")
     with torch.no_grad():
-        PROJECTOR_INITS[projector.init].apply(first, embedding or {}, seed)
+        PROJECTOR_INITS[projector.init].apply(layer, embedding, seed)
     if projector.frozen:
-        first.requires_grad_(False)
-    return nn.Sequential(first, ACTIVATIONS[projector.activation](), second)
+        layer.requires_grad_(False)
+
+
+def _inner_layer(projector: Projector, place: int, features: int, seed: int) -> nn.Linear:
+    width = features if place < projector.position else projector.hidden_dim
+    with global_seed(seed, "projector", "inner", place):
+        return nn.Linear(width, width)

@@ -57,9 +57,12 @@ def backbone_of(params: Params) -> Backbone:
     return replace(params.backbone, weights=str(paths.main_workspace() / Path(weights).expanduser()))
 
 
-def load_prepared(dataset: str, params: Params, device: torch.device) -> Prepared:
-    """Return a prepared dataset with its images on `device`, or raise UserError where `prepare` has not run."""
-    folder = paths.prepared(dataset)
+def load_prepared(dataset: str, params: Params, device: torch.device, folder: Path | None = None) -> Prepared:
+    """Return a prepared dataset with its images on `device`, or raise UserError where `prepare` has not run.
+
+    folder: where it lies; default: paths.prepared(dataset).
+    """
+    folder = folder or paths.prepared(dataset)
     meta = artifacts.read_json(folder / "meta.json", made_by="prepare")
     split = UNLABELLED if UNLABELLED in meta["num_images"] else "train"
     batch_size, num_images = params.dataset(dataset).batch_size, meta["num_images"][split]

@@ -27,6 +27,10 @@ from headstart.training.reconstruction import Reconstruction
 
 PARAMS_FILE = Path("params.yaml")
 RECIPES = ("default", "paper")
+RESERVED = {
+    "mean": "metrics.json has its mean over datasets there",
+    "same": "projector.autoencoder_dataset has its own use of it",
+}
 
 
 @dataclass(frozen=True)
@@ -240,13 +244,11 @@ def _check_references(params: Params) -> None:
         raise UserError(_line("datasets", params.datasets, "must not name a dataset twice"))
     for name in params.datasets:
         check_image_size(params.backbone, params.dataset(name).image_size, f"data.{name}.image_size")
-    mirror = params.options.mirror
-    if mirror is not None and not re.fullmatch(r"(https?|file)://\S+", mirror):
-        raise UserError(
-            _line("data.mirror", mirror, "must be null or a URL that begins with http://, https:// or file://")
-        )
-    if "mean" in params.data:
-        raise UserError("params.yaml: data.mean: no name for a dataset: metrics.json has its mean over datasets there")
+    _check_projector(params)
+    _check_mirror(params.options.mirror)
+    for name, reason in RESERVED.items():
+        if name in params.data:
+            raise UserError(f"params.yaml: data.{name}: no name for a dataset: {reason}")
     for name, row in params.data.items():
         if row.views not in params.views:
             allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
@@ -255,3 +257,22 @@ def _check_references(params: Params) -> None:
         raise UserError(_line("device", params.device, "must be auto, cpu, cuda or cuda:N"))
     if not params.probe.strengths:
         raise UserError(_line("probe.strengths", params.probe.strengths, "must hold at least one number"))
+
+
+def _check_mirror(mirror: str | None) -> None:
+    if mirror is not None and not re.fullmatch(r"(https?|file)://\S+", mirror):
+        raise UserError(
+            _line("data.mirror", mirror, "must be null or a URL that begins with http://, https:// or file://")
+        )
+
+
+def _check_projector(params: Params) -> None:
+    head, seen = params.projector, params.projector.autoencoder_dataset
+    if head.position >= head.num_layers:
+        allowed = f"must be below projector.num_layers, {head.num_layers}: the last layer is not initialised by init"
+        raise UserError(_line("projector.position", head.position, allowed))
+    if seen != "same" and seen not in params.data:
+        allowed = f"must be same or one of {', '.join(params.data)}{nearest(seen, ['same', *params.data])}"
+        raise UserError(_line("projector.autoencoder_dataset", seen, allowed))
+    if params.simclr.optimizer == "adamw" and params.simclr.momentum == 1:
+        raise UserError(_line("simclr.momentum", params.simclr.momentum, "must be below 1: it is adamw's beta 1"))

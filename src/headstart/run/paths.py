@@ -34,6 +34,11 @@ def prepared(dataset: str) -> Path:
     return Path("data/prepared") / dataset
 
 
+def source(dataset: str) -> Path:
+    """Return the folder of the packed arrays of another dataset, or of the marker that there is none (`same`)."""
+    return Path("data/source") / dataset
+
+
 def autoencoder(dataset: str, init: str, dim: int) -> Path:
     """Return the folder of the autoencoder that an initialisation needs, or of the marker that it needs none."""
     return Path("models/autoencoder") / dataset / f"{init}-{dim}"

@@ -25,10 +25,16 @@ METRICS = {
     "train_loss": "train_loss",
     "val_loss": "val_loss",
     "autoencoder_test_mse": "autoencoder_test_mse",
+    "autoencoder_test_psnr": "autoencoder_test_psnr",
     "probe_num_test": "num_test",
     "probe_num_val": "num_val",
 }
-_PROJECTOR = ("projector_init", "projector_hidden_dim", "projector_out_dim", "projector_activation")
+_PROJECTOR = (
+    *("projector_init", "projector_hidden_dim", "projector_out_dim", "projector_activation"),
+    *("projector_num_layers", "projector_position", "projector_norm"),
+)
+# knobs of the protocol that came later, and what runs without them did: with that value nothing has changed
+_LATER = {"simclr.optimizer": "sgd"}
 # an axis; changes no result; where bytes come from is not what they are
 _NO_PROTOCOL = ("data.standardize", "data.skip_unreadable", "data.archives", "data.mirror")
 NEEDED = [name for name, column in COLUMNS.items() if column.needed]
@@ -96,6 +102,10 @@ def experiment_rows(params: Flat, metrics: Flat, run: str) -> Iterator[Row]:
             "epochs": settings.get("simclr.epochs"),
             "device": "" if settings.get("device") == "auto" else settings.get("device"),
             "autoencoder": _autoencoder(init, settings),
+            "autoencoder_arch": settings.get("autoencoder.arch") if _autoencoder(init, settings) else "",
+            "autoencoder_dataset": _seen(init, settings),
+            "backbone": settings.get("backbone.arch"),
+            "optimizer": settings.get("simclr.optimizer"),
             "protocol": _protocol(settings, dataset),
             "run": run,
         }
@@ -159,7 +169,16 @@ def _autoencoder(init: str, settings: Flat) -> str:
 
     if init in PROJECTOR_INITS and not PROJECTOR_INITS[init].needs_autoencoder:
         return ""
-    return _digest({name: value for name, value in settings.items() if name.startswith("autoencoder.")})
+    recipe = {name: value for name, value in settings.items() if name.startswith("autoencoder.")}
+    return _digest(recipe | ({"dataset": seen} if (seen := _seen(init, settings)) else {}))
+
+
+def _seen(init: str, settings: Flat) -> str:
+    """The other dataset that the autoencoder has learnt from, empty where there is none."""
+    from headstart.models.projector import PROJECTOR_INITS
+
+    seen = str(settings.get("projector.autoencoder_dataset", "same"))
+    return "" if seen == "same" or not (init in PROJECTOR_INITS and PROJECTOR_INITS[init].needs_autoencoder) else seen
 
 
 def _protocol(settings: Flat, dataset: str) -> str:
@@ -170,7 +189,7 @@ def _protocol(settings: Flat, dataset: str) -> str:
     for name, value in settings.items():
         option = name.startswith("data.") and name.count(".") == 1 and name not in _NO_PROTOCOL
         row = name.startswith(own) and name not in (f"{own}path", f"{own}views")
-        if option or row or name.startswith(sections):
+        if (option or row or name.startswith(sections)) and _LATER.get(name) != value:
             chosen[name.replace(own, "data.row.")] = value
     return _digest(chosen)
 

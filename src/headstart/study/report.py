@@ -45,7 +45,8 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, float]:
     }
     values |= {"train_loss": simclr["train_loss"], "val_loss": simclr["val_loss"], "best_epoch": simclr["best_epoch"]}
     if simclr["autoencoder"]:
-        values["autoencoder_test_mse"] = simclr["autoencoder"]["test_mse"]
+        made = {"test_mse", "test_psnr", "num_parameters"} & set(simclr["autoencoder"])
+        values |= {f"autoencoder_{name}": simclr["autoencoder"][name] for name in made}
     return values
 
 

@@ -45,11 +45,12 @@ def _truth(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Column:
-    """How a cell is read, its bounds, and whether every row must have it."""
+    """How a cell is read, its bounds, whether every row must have it, and what an empty one means if not: unknown."""
 
     read: Callable[[Any], Any]
     bounds: Range | None = None
     needed: bool = False
+    default: Any = None
 
 
 _COUNT, _SHARE, _SIZE = Range(1), Range(0, 1), Range(0)
@@ -85,12 +86,22 @@ COLUMNS = {
     "autoencoder_test_mse": Column(_number, _SIZE),
     "protocol": Column(_text),  # all that is no axis of the study: backbone, recipe, views, probe
     "run": Column(_text),  # what a report calls the run
+    # ---- axes that came later: the default is what all earlier and all published runs have
+    "projector_num_layers": Column(_whole, Range(2), default=2),
+    "projector_position": Column(_whole, _COUNT, default=1),
+    "projector_norm": Column(_text, default="none"),
+    "backbone": Column(_text),
+    "optimizer": Column(_text, default="sgd"),
+    "autoencoder_arch": Column(_text),
+    "autoencoder_dataset": Column(_text),  # whose images the autoencoder has seen, where not the run's own dataset
+    "autoencoder_test_psnr": Column(_number),  # decibels
 }
 _LOSSES = ("train_loss", "val_loss")
 
 # Runs in equal cells are compared; within a cell, init, freezing and autoencoder tell runs apart.
 CELL = [name for name, column in COLUMNS.items() if column.needed and not name.startswith("projector_init")]
 CELL = [name for name in CELL if name != "projector_frozen"] + ["protocol"]
+CELL += ["projector_num_layers", "projector_position", "projector_norm"]
 IDENTITY = [*CELL, "projector_init", "projector_frozen", "autoencoder"]
 
 
@@ -216,6 +227,8 @@ def _read_cell(name: str, column: Column, value: Any, where: str) -> Any:
     if value is None or value == "":
         if column.needed:
             raise UserError(f"{where}: {name} is missing")
+        if column.default is not None:
+            return column.default
         return "" if column.read is _text else math.nan
     try:
         read = column.read(value)

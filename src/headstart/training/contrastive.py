@@ -17,6 +17,7 @@ from headstart.knobs import OneOf, Range
 from headstart.randomness import generator
 from headstart.training.distributed import ALONE, Group, SharedCheckpoint
 from headstart.training.losses import nt_xent
+from headstart.training.optimizers import OPTIMIZERS, build_optimizer
 from headstart.training.resume import Checkpoint, NoCheckpoint
 from headstart.training.schedules import SCHEDULES, learning_rate
 
@@ -31,7 +32,8 @@ class SimCLR:
 
     temperature: of NT-Xent; learning_rate: at 256 images a batch, scaled by batch size / 256 (Goyal et al. 2017);
     schedule: one of SCHEDULES, down to final_lr times the peak; precision: `auto` is bf16 where the hardware has it;
-    num_processes: that share each batch; sync_batchnorm: statistics over the batch, not over each process's share.
+    num_processes: that share each batch; sync_batchnorm: statistics over the batch, not over each process's share;
+    optimizer: one of OPTIMIZERS.
     """
 
     epochs: Annotated[int, Range(1)]
@@ -45,6 +47,7 @@ class SimCLR:
     precision: Literal["auto", "fp32", "bf16"]
     num_processes: Annotated[int, Range(1)]
     sync_batchnorm: bool
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
 
 
 @dataclass(frozen=True)
@@ -216,13 +219,7 @@ class _Run:
     def __init__(self, model: nn.Sequential, recipe: SimCLR, batch_size: int, steps: int):
         self.model = model.to(memory_format=torch.channels_last).train()
         self.recipe, self.batch_size = recipe, batch_size
-        self.optimizer = torch.optim.SGD(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=1.0,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
+        self.optimizer = build_optimizer(recipe.optimizer, model, recipe.momentum, recipe.weight_decay)
         self.rate_at = partial(
             learning_rate,
             peak=recipe.learning_rate * batch_size / 256,

@@ -11,7 +11,7 @@ from headstart.data.arrays import Split
 from headstart.data.views import resize
 from headstart.errors import UserError
 from headstart.knobs import Range
-from headstart.models.autoencoder import mean_squared_error
+from headstart.models.autoencoder import Autoencoder, add_noise, mean_squared_error
 from headstart.randomness import generator
 from headstart.training.resume import Checkpoint, NoCheckpoint
 
@@ -39,7 +39,7 @@ class AutoencoderEpoch:
 
 
 def train_autoencoder(
-    autoencoder: nn.Module,
+    autoencoder: Autoencoder,
     train: Split,
     val: Split,
     recipe: Reconstruction,
@@ -50,8 +50,9 @@ def train_autoencoder(
     on_epoch: Callable[[AutoencoderEpoch], None] = lambda row: None,
 ) -> list[AutoencoderEpoch]:
     """Train in place on un-augmented, never standardised images, keep the weights of the lowest validation error, and
-    return the curve. Epoch e's order comes from generator(seed, "autoencoder", e); the last partial batch is
-    used, as in the authors' code. Raises UserError where the error is not finite."""
+    return the curve. Epoch e's order comes from generator(seed, "autoencoder", e), the noise of an autoencoder that
+    has some from generator(seed, "autoencoder noise", e); the last partial batch is used, as in the authors' code.
+    train_mse is of what it was trained on, noise included. Raises UserError where the error is not finite."""
     checkpoint = checkpoint or NoCheckpoint()
     images = train.images
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=recipe.learning_rate, fused=True)
@@ -65,10 +66,13 @@ def train_autoencoder(
         history, best = [AutoencoderEpoch(**row) for row in state["history"]], state["best"]
     for epoch in range(len(history), recipe.epochs):
         order = torch.randperm(len(images), generator=generator(seed, "autoencoder", epoch)).to(images.device)
+        noise = generator(seed, "autoencoder noise", epoch)
         total = torch.zeros((), device=images.device)
         for rows in order.split(recipe.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            loss = mean_squared_error(autoencoder, resize(images[rows], image_size))
+            x_NCHW = resize(images[rows], image_size)
+            seen_NCHW = add_noise(x_NCHW, autoencoder.noise, noise) if autoencoder.noise else x_NCHW
+            loss = mean_squared_error(autoencoder, x_NCHW, seen_NCHW)
             loss.backward()
             optimizer.step()
             total += loss.detach() * len(rows)

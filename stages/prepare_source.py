@@ -1,0 +1,33 @@
+"""Bring and decode the other dataset that autoencoders learn from, or leave a marker that there is none."""
+
+import tempfile
+from pathlib import Path
+
+from headstart.errors import UserError
+from headstart.run import artifacts, paths
+from headstart.run.params import load_params
+from headstart.run.stage import run_stage
+from stages.download import download
+from stages.prepare import prepare
+
+
+def main(source: str) -> None:
+    """Leave a dataset's arrays as `prepare` does; none.json for `same` and where no autoencoder is needed."""
+    params = load_params()
+    out = paths.source(source)
+    if source == "same" or not params.projector.needs_autoencoder:
+        with artifacts.write_folder(out) as folder:
+            artifacts.write_json(folder / "none.json", {"source": source})
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{source}.", dir=out.parent) as temporary:
+            raw = Path(temporary) / "raw"
+            download(source, params, raw)()
+            prepare(source, params, raw, out)
+    except OSError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+if __name__ == "__main__":
+    run_stage(main)
