@@ -4,7 +4,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: bench datasets report repro test lint ui
+.PHONY: bench datasets export report repro test lint ui
 .DEFAULT_GOAL := repro
 
 repro: .venv/.ready
@@ -23,6 +23,9 @@ test: .venv/.ready
 # BENCH="step views": some of them alone. The peers it measures against lie beside .venv, which they cannot change.
 bench: .venv/.ready .bench/.ready
 	PYTHONPATH=.bench python -m benchmarks $(BENCH)
+
+export: .venv/.ready
+	@python -m headstart export
 
 report: .venv/.ready
 	@python -m headstart report --rows dvc --out report/index.html

@@ -69,6 +69,16 @@ def parser() -> argparse.ArgumentParser:
     datasets = commands.add_parser("datasets", help="list the datasets: classes, images, size, licence, what is here")
     datasets.add_argument("--format", choices=["text", "json"], default="text")
     datasets.set_defaults(run=_datasets)
+    export = commands.add_parser("export", help="the trained backbones as safetensors and ONNX, with probe and card")
+    export.add_argument("--dataset", metavar="NAME", help="one of them; default: all of `datasets` in params.yaml")
+    export.add_argument("--out", type=Path, default=Path("export"), metavar="DIR", help="default: export; a folder each")
+    export.set_defaults(run=_export)
+    predict = commands.add_parser("predict", help="features and class probabilities of images, by an export")
+    predict.add_argument("model", type=Path, metavar="MODEL_DIR", help="what export has written, export/NAME")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
+    predict.add_argument("--out", type=Path, required=True, metavar="FILE.npz|FILE.parquet")
+    predict.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
+    predict.set_defaults(run=_predict)
     return top
 
 
@@ -88,6 +98,18 @@ def _datasets(options: argparse.Namespace) -> None:
     from headstart.commands.datasets import datasets
 
     datasets(options)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from headstart.commands.export import export
+
+    export(options)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from headstart.commands.predict import predict
+
+    predict(options)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,22 @@ def experiment() -> Experiment:
     return Experiment(os.environ.get("DVC_EXP_NAME", ""), os.environ.get("DVC_EXP_BASELINE_REV", ""))
 
 
+def experiment_of_workspace() -> str:
+    """Return the name of the DVC experiment whose results lie in the workspace (equal dvc.lock), empty without one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        here = git("hash-object", str(LOCK))
+        refs = git("for-each-ref", "--format=%(refname)", "refs/exps")
+        names = [ref for ref in refs.splitlines() if re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/[^/]+", ref)]
+        equal = [ref.rpartition("/")[2] for ref in names if git("rev-parse", f"{ref}:{LOCK}") == here]
+        return min(equal, default="")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def git_state() -> dict[str, str]:
     """Return `git_commit`, and `git_dirty` (`true` where code differs from it: parameters have their own record).
 

@@ -70,7 +70,7 @@ def read_dvc(root: Path, workspace: bool = False) -> tuple[list[Row], list[str]]
             foreign.append(name)
         elif not finished:
             rows += [row | {"probe_test_top1": None} for row in own]
-        elif _is_stale(_lock(root, str(shown["rev"])), [row["dataset"] for row in own], record):
+        elif is_stale(read_lock(root, str(shown["rev"])), [row["dataset"] for row in own], record):
             stale.append(name)
         else:
             rows += own
@@ -207,7 +207,8 @@ def _value(value: Any) -> Any:
     return int(read) if isinstance(read, float) and read.is_integer() else read
 
 
-def _lock(root: Path, revision: str) -> dict[str, Any]:
+def read_lock(root: Path, revision: str) -> dict[str, Any]:
+    """Return the stages of dvc.lock at a commit, or of the workspace; none where there is no such file."""
     try:
         lock = root / "dvc.lock"
         text = lock.read_text() if revision == WORKSPACE else _git(root, "show", f"{revision}:dvc.lock")
@@ -219,7 +220,7 @@ def _lock(root: Path, revision: str) -> dict[str, Any]:
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _is_stale(lock: Mapping[str, Any], datasets: Iterable[str], record: Flat) -> bool:
+def is_stale(lock: Mapping[str, Any], datasets: Iterable[str], record: Flat) -> bool:
     """Whether dvc.lock, which says what the results were made with, differs from params.yaml at the same commit."""
     stages = [lock.get(f"{stage}@{dataset}", {}) for stage in ("train_simclr", "fit_probe") for dataset in datasets]
     made_with = [leaf for stage in stages for leaf in _leaves(stage.get("params", {}).get("params.yaml", {}))]

@@ -1,0 +1,126 @@
+"""`python -m headstart export`: the workspace's trained backbones as folders that load without Headstart."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from headstart.data.arrays import Standardize, load_split
+from headstart.data.table import KINDS
+from headstart.data.views import resize
+from headstart.errors import UserError
+from headstart.export import graph
+from headstart.export.bundle import CARD, ONNX, PROBE, SETTINGS, WEIGHTS, Settings, plain_network
+from headstart.export.card import Origin, model_card
+from headstart.models.backbone import Backbone, build_backbone, num_features
+from headstart.run import artifacts, paths, provenance
+from headstart.run.params import PARAMS_FILE, Params, load_params
+from headstart.run.record import leaves
+from headstart.study import experiments
+
+CHECKED_IMAGES = 16
+SCORES = ("top1", "macro_f1", "val_top1")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the pipeline has left of one dataset."""
+
+    settings: Settings
+    network: nn.Module
+    probe: dict[str, torch.Tensor]
+    meta: dict[str, Any]
+    summary: dict[str, Any]
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a folder per dataset; raises UserError where a result is missing or older than its parameters."""
+    params = load_params()
+    names = [options.dataset] if options.dataset else params.datasets
+    if missing := graph.missing_packages():
+        print(f"{ONNX} is left out, for want of {', '.join(missing)}: python -m pip install -r requirements-optional.txt")
+    for name in names:
+        params.dataset(name)
+        check_fresh(name)
+        trained = read_trained(name, params)
+        with artifacts.write_folder(options.out / name) as folder:
+            write(folder, name, params, trained, with_graph=not missing)
+        print(f"{options.out / name}: {', '.join(sorted(file.name for file in (options.out / name).iterdir()))}")
+
+
+def check_fresh(dataset: str) -> None:
+    """Raise UserError where params.yaml was edited after the results were made: the card would say what is not so."""
+    record = dict(leaves(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))))
+    if experiments.is_stale(experiments.read_lock(Path(), experiments.WORKSPACE), [dataset], record):
+        raise UserError("params.yaml was edited after the results were made: dvc repro")
+
+
+def read_trained(dataset: str, params: Params) -> Trained:
+    """Return a dataset's trained backbone, its probe, and what is known about them."""
+    meta = artifacts.read_json(paths.prepared(dataset) / "meta.json", made_by="prepare")
+    summary = artifacts.read_json(paths.probe_metrics(dataset) / "summary.json", made_by="fit_probe")
+    state = artifacts.read_tensors(paths.simclr(dataset) / WEIGHTS, made_by="train_simclr")
+    probe = artifacts.read_tensors(paths.probe(dataset) / PROBE, made_by="fit_probe")
+    standardize = params.options.standardize
+    settings = Settings(
+        dataset=dataset,
+        arch=params.backbone.arch,
+        stem=params.backbone.stem,
+        num_features=num_features(params.backbone),
+        stored_size=meta["stored_size"],
+        image_size=params.dataset(dataset).image_size,
+        mean=meta["mean"] if standardize else None,
+        std=meta["std"] if standardize else None,
+        classes=meta["classes"],
+    )
+    network = plain_network(build_backbone(Backbone(settings.arch, settings.stem, "none"), seed=0))
+    network.load_state_dict(state)
+    return Trained(settings, network, probe, meta, summary)
+
+
+def write(folder: Path, dataset: str, params: Params, trained: Trained, with_graph: bool) -> None:
+    """Write an export's files into a folder."""
+    artifacts.write_text(folder / SETTINGS, trained.settings.to_json())
+    artifacts.write_tensors(folder / WEIGHTS, trained.network.state_dict())
+    artifacts.write_tensors(folder / PROBE, trained.probe)
+    if with_graph:
+        x_NCHW = example_images(dataset, trained.settings)
+        graph.write_graph(trained.network, x_NCHW, folder / ONNX)
+        graph.check_graph(folder / ONNX, trained.network, x_NCHW)
+    files = [file.name for file in folder.iterdir()]
+    about = KINDS[params.dataset(dataset).kind].about
+    scores = {name: {key: trained.summary[name][key] for key in SCORES} for name in ("trained", "untrained")}
+    card = model_card(
+        trained.settings, about, trained.meta["num_images"], recipe(dataset, params), scores, origin(trained), files
+    )
+    artifacts.write_text(folder / CARD, card)
+
+
+def example_images(dataset: str, settings: Settings) -> torch.Tensor:
+    """Return a few test images as the network takes them."""
+    split = load_split(paths.prepared(dataset), "test")
+    x_NCHW = resize(split.images[:CHECKED_IMAGES], settings.image_size)
+    if settings.mean is not None and settings.std is not None:
+        x_NCHW = Standardize(tuple(settings.mean), tuple(settings.std))(x_NCHW)
+    return x_NCHW
+
+
+def recipe(dataset: str, params: Params) -> dict[str, Any]:
+    """Return the parameters that made the weights and the probe."""
+    row = {name: value for name, value in params.raw["data"][dataset].items() if name != "path"}
+    sections = {name: params.raw[name] for name in ("backbone", "projector", "autoencoder", "simclr", "probe")}
+    named = {"recipe": params.recipe, "seed": params.seed, **sections, f"data.{dataset}": row}
+    named[f"views.{row['views']}"] = params.raw["views"][row["views"]]
+    return dict(leaves(named))
+
+
+def origin(trained: Trained) -> Origin:
+    """Return where the results come from."""
+    state = provenance.git_state()
+    dirty = " with changes to the code" if state.get("git_dirty") == "true" else ""
+    commit = f"{state['git_commit']}{dirty}" if state else "unknown"
+    return Origin(commit, provenance.experiment_of_workspace() or "none: plain dvc repro", trained.meta["hash"])
