@@ -73,7 +73,9 @@ def test_every_params_key_that_a_stage_names_exists():
     for name, stage in STAGES.items():
         for key in stage.get("params", []):
             node = params
-            for part in key.replace("${item.dataset}", "digits").split("."):
+            for part in (
+                key.replace("${item.dataset}", "digits").replace("${projector.autoencoder_dataset}", "same").split(".")
+            ):
                 assert part in node, f"{name}: {key}"
                 node = node[part]
 

@@ -71,6 +71,30 @@ def test_three_variants_and_a_foreign_autoencoder_run_with_readmes_command(works
 
 
 @pytest.mark.slow
+def test_what_was_trained_is_exported_with_its_experiments_name(workspace):
+    pytest.importorskip("onnxruntime")
+    command = ["python", "-m", "headstart"]
+    source = {"PYTHONPATH": str(workspace / "src")}
+    assert "backbone.onnx" in run(workspace, *command, "export", **source).stdout
+    card = (workspace / "export" / "shapes" / "README.md").read_text()
+    name = run(workspace, "git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps/*/*/*").stdout.strip()
+    assert f"DVC experiment: {name}\n" in card
+    assert "licence: the images' own" in card
+    assert "| `projector.autoencoder_dataset` | digits |" in card
+    run(workspace, *command, "predict", "export/shapes", "shapes", "--out", "out.npz", **source)
+    found = np.load(workspace / "out.npz")
+    assert found["features"].shape == (60, 2048)
+    right = [Path(path).parent.name == label for path, label in zip(found["paths"], found["predicted"], strict=True)]
+    assert np.mean(right) > 0.8, "most were trained on"
+    params = workspace / "params.yaml"
+    edited = params.read_text().replace("temperature: 0.5", "temperature: 0.4")
+    params.write_text(edited)
+    done = run(workspace, *command, "export", check=False, **source)
+    assert done.returncode == 1
+    assert done.stderr == "error: params.yaml was edited after the results were made: dvc repro\n"
+
+
+@pytest.mark.slow
 def test_autoencoder_is_trained_once_for_all_that_want_it(workspace):
     """For the digits themselves, now: prepared in another folder, the same images, so the same autoencoder."""
     shared = workspace / ".cache" / "shared" / "pretrain_autoencoder"

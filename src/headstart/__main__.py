@@ -71,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     datasets.set_defaults(run=_datasets)
     export = commands.add_parser("export", help="the trained backbones as safetensors and ONNX, with probe and card")
     export.add_argument("--dataset", metavar="NAME", help="one of them; default: all of `datasets` in params.yaml")
-    export.add_argument("--out", type=Path, default=Path("export"), metavar="DIR", help="default: export; a folder each")
+    export.add_argument(
+        "--out", type=Path, default=Path("export"), metavar="DIR", help="default: export; a folder each"
+    )
     export.set_defaults(run=_export)
     predict = commands.add_parser("predict", help="features and class probabilities of images, by an export")
     predict.add_argument("model", type=Path, metavar="MODEL_DIR", help="what export has written, export/NAME")

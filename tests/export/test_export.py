@@ -87,8 +87,13 @@ def exports(tmp_path_factory) -> dict[str, Path]:
             command.write(written[stem], "digits", here, trained(stem), with_graph=True)
         again = folder / "again"
         again.mkdir()
-        command.write(again, "digits", replace(params, backbone=Backbone("resnet18", "stride2", "none")),
-                      trained("stride2"), with_graph=True)
+        command.write(
+            again,
+            "digits",
+            replace(params, backbone=Backbone("resnet18", "stride2", "none")),
+            trained("stride2"),
+            with_graph=True,
+        )
     return written | {"again": again}
 
 
@@ -96,8 +101,9 @@ def trained(stem: str) -> command.Trained:
     settings = Settings("digits", "resnet18", stem, 512, STORED, SIZE, MEAN, STD, CLASSES)
     scores = {"top1": 0.9, "macro_f1": 0.8, "val_top1": 0.7}
     meta = {"num_images": {"train": 70, "val": 10, "test": 20}, "hash": "0" * 32}
-    return command.Trained(settings, plain_network(trained_network(stem)), probe_of(512), meta,
-                           {"trained": scores, "untrained": scores})
+    return command.Trained(
+        settings, plain_network(trained_network(stem)), probe_of(512), meta, {"trained": scores, "untrained": scores}
+    )
 
 
 def blocks(card: str) -> list[str]:
@@ -209,7 +215,7 @@ def test_card_tells_data_licence_recipe_metrics_and_origin(exports):
     for words in (
         *("licence of the data: CC BY 4.0", "Alpaydin", "70 train, 10 val, 20 test; 10 classes", "stored at 48 px"),
         *("| trained | 0.9000 | 0.8000 | 0.7000 |", "| `projector.init` | autoencoder |", "| `seed` | 0 |"),
-        *("git commit: ", "DVC experiment: ", "`conv1` is 3x3 with stride 2 and there is no max-pool"),
+        *("git commit: ", "DVC experiment: ", "`conv1` is 3x3, stride 2, and there is no max-pool"),
     ):
         assert words in card, words
 

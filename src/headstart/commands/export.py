@@ -42,7 +42,9 @@ def export(options: argparse.Namespace) -> None:
     params = load_params()
     names = [options.dataset] if options.dataset else params.datasets
     if missing := graph.missing_packages():
-        print(f"{ONNX} is left out, for want of {', '.join(missing)}: python -m pip install -r requirements-optional.txt")
+        print(
+            f"{ONNX} is left out, for want of {', '.join(missing)}: python -m pip install -r requirements-optional.txt"
+        )
     for name in names:
         params.dataset(name)
         check_fresh(name)

@@ -18,8 +18,8 @@ STEM_LINES = {
 }
 STEM_WORDS = {
     "imagenet": "Its stem is torchvision's own: nothing to change but the classifier `fc`, which is left out.",
-    "cifar": "Its stem is not torchvision's: `conv1` is 3x3 with stride 1 and there is no max-pool. `fc` is left out.",
-    "stride2": "Its stem is not torchvision's: `conv1` is 3x3 with stride 2 and there is no max-pool. `fc` is left out.",
+    "cifar": "Its stem is not torchvision's: `conv1` is 3x3, stride 1, and there is no max-pool. `fc` is left out.",
+    "stride2": "Its stem is not torchvision's: `conv1` is 3x3, stride 2, and there is no max-pool. `fc` is left out.",
 }
 
 
@@ -51,8 +51,8 @@ def model_card(
     lines = [
         f"# {settings.arch} on {settings.dataset}, trained with SimCLR",
         "",
-        f"A backbone of {settings.num_features} features, trained without labels by Headstart (arXiv:2408.14514 is what",
-        "it studies), and a linear probe fitted on its frozen features.",
+        f"A backbone of {settings.num_features} features, trained without labels by Headstart, which studies",
+        "arXiv:2408.14514, and a linear probe fitted on its frozen features.",
         "",
         "## Data",
         "",
@@ -101,8 +101,10 @@ def _data(settings: Settings, about: About | None) -> list[str]:
 
 def _use(settings: Settings, files: list[str]) -> list[str]:
     timm = settings.arch.startswith(PREFIX)
-    words = f"The weights are timm's `{settings.arch.removeprefix(PREFIX)}` without classifier." if timm else (
-        f"The weights are torchvision's `{settings.arch}`: names and shapes. {STEM_WORDS[settings.stem]}"
+    words = (
+        f"The weights are timm's `{settings.arch.removeprefix(PREFIX)}` without classifier."
+        if timm
+        else (f"The weights are torchvision's `{settings.arch}`: names and shapes. {STEM_WORDS[settings.stem]}")
     )
     lines = [words, f"`{SETTINGS}` holds the sizes, statistics and class names. In this folder:", "", "```python"]
     lines += loader(settings).splitlines()

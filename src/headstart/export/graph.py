@@ -60,7 +60,7 @@ def _forget_origin(model: "onnx.ModelProto") -> None:  # type: ignore[name-defin
 
 
 def check_graph(path: Path, network: nn.Module, x_NCHW: Tensor) -> float:
-    """Return the largest difference between the graph's and the network's features, or raise UserError above TOLERANCE."""
+    """Return the largest difference between the graph's and the network's features; UserError above TOLERANCE."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -21,7 +21,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N images: their paths, features (N, D) float32 and, with a probe, probabilities (N, K) float64 of `classes`."""
+    """Of N images: paths, features (N, D) float32 and, with a probe, probabilities (N, K) float64 of `classes`."""
 
     paths: list[str]
     features: np.ndarray
@@ -35,7 +35,7 @@ class Predictions:
 
 
 def find_images(given: Iterable[Path]) -> list[Path]:
-    """Return the files among `given` as they are, and of folders the images below them, sorted; UserError without any."""
+    """Return the files among `given` as they are, and of folders the images below them, sorted; UserError for none."""
     found: list[Path] = []
     for path in given:
         if not path.exists():
@@ -54,7 +54,7 @@ def _is_image(file: Path, folder: Path) -> bool:
 
 
 def predict(bundle: Bundle, paths: list[Path], device: torch.device) -> Predictions:
-    """Return the predictions for image files, prepared as the training's were; UserError names one that is unreadable."""
+    """Return the predictions for image files, prepared as the training's were; UserError names an unreadable one."""
     network = bundle.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
         features = torch.cat([network(x_NCHW.to(device)).float().cpu() for x_NCHW in batches(bundle.settings, paths)])

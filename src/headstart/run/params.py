@@ -27,10 +27,6 @@ from headstart.training.reconstruction import Reconstruction
 
 PARAMS_FILE = Path("params.yaml")
 RECIPES = ("default", "paper")
-RESERVED = {
-    "mean": "metrics.json has its mean over datasets there",
-    "same": "projector.autoencoder_dataset has its own use of it",
-}
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What holds for every dataset."""
+    """What holds for every dataset; same: no dataset, and no name for one."""
 
     standardize: bool
     archives: str | None
@@ -62,6 +58,7 @@ class DataOptions:
     stored_size: Annotated[int, Range(4)] | None
     val_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
     test_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
+    same: None
 
 
 @dataclass(frozen=True)
@@ -246,9 +243,8 @@ def _check_references(params: Params) -> None:
         check_image_size(params.backbone, params.dataset(name).image_size, f"data.{name}.image_size")
     _check_projector(params)
     _check_mirror(params.options.mirror)
-    for name, reason in RESERVED.items():
-        if name in params.data:
-            raise UserError(f"params.yaml: data.{name}: no name for a dataset: {reason}")
+    if "mean" in params.data:
+        raise UserError("params.yaml: data.mean: no name for a dataset: metrics.json has its mean over datasets there")
     for name, row in params.data.items():
         if row.views not in params.views:
             allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
