@@ -33,6 +33,7 @@ from tests.checkouts import ROOT
 
 SIZE, STORED, NUM = 32, 48, 5
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+WITH_GRAPH = not graph.missing_packages()  # optional
 CLASSES = [f"class {number}" for number in range(10)]
 
 
@@ -84,7 +85,8 @@ def exports(tmp_path_factory) -> dict[str, Path]:
             written[stem] = folder / "export" / stem
             written[stem].mkdir(parents=True)
             here = replace(params, backbone=Backbone("resnet18", stem, "none"))
-            command.write(written[stem], "digits", here, trained(stem), with_graph=True)
+            # exporting a graph takes seconds: one stem, twice
+            command.write(written[stem], "digits", here, trained(stem), with_graph=WITH_GRAPH and stem == "stride2")
         again = folder / "again"
         again.mkdir()
         command.write(
@@ -92,7 +94,7 @@ def exports(tmp_path_factory) -> dict[str, Path]:
             "digits",
             replace(params, backbone=Backbone("resnet18", "stride2", "none")),
             trained("stride2"),
-            with_graph=True,
+            with_graph=WITH_GRAPH,
         )
     return written | {"again": again}
 
@@ -120,9 +122,10 @@ for folder in sys.argv[2:]:
         exec(block, names)
     paths = open(sys.argv[1]).read().splitlines()
     features = names["features"](paths)
-    one = names["onnx_features"](paths[:1])
-    np.savez("loaded.npz", features=features.numpy(), probabilities=names["probabilities"](features).numpy(),
-             onnx=names["onnx_features"](paths), one=one)
+    found = {"features": features.numpy(), "probabilities": names["probabilities"](features).numpy()}
+    if "onnx_features" in names:
+        found |= {"onnx": names["onnx_features"](paths), "one": names["onnx_features"](paths[:1])}
+    np.savez("loaded.npz", **found)
 assert not [name for name in sys.modules if name.startswith(("headstart", "stages"))]
 """
 
@@ -156,9 +159,10 @@ def test_cards_snippets_give_our_features_and_probabilities(exports, images, loa
     theirs = loaded[stem]
     assert ours["features"].shape == (NUM, 512)
     scale = max(1.0, np.abs(ours["features"]).max())
-    for name in ("features", "onnx"):
-        np.testing.assert_allclose(theirs[name], ours["features"], atol=1e-4 * scale, rtol=0)
-    np.testing.assert_allclose(theirs["one"], ours["features"][:1], atol=1e-4 * scale, rtol=0)
+    assert ("onnx" in theirs) == (WITH_GRAPH and stem == "stride2")
+    for name in {"features", "onnx", "one"} & set(theirs):
+        expected = ours["features"][: len(theirs[name])]
+        np.testing.assert_allclose(theirs[name], expected, atol=1e-4 * scale, rtol=0)
     np.testing.assert_allclose(theirs["probabilities"], ours["probabilities"], atol=1e-4)
     assert np.ptp(ours["features"], axis=0).max() > 0.01, "the images are told apart"
 
@@ -202,7 +206,8 @@ def test_parquet_holds_what_npz_holds(exports, images, tmp_path):
 
 def test_files_repeat_and_name_neither_this_machine_nor_a_time(exports):
     names = {file.name for file in exports["again"].iterdir()}
-    assert names == {"export.json", "backbone.safetensors", "probe.safetensors", "backbone.onnx", "README.md"}
+    assert names - {"backbone.onnx"} == {"export.json", "backbone.safetensors", "probe.safetensors", "README.md"}
+    assert ("backbone.onnx" in names) == WITH_GRAPH
     for name in names:
         content = (exports["again"] / name).read_bytes()
         assert content == (exports["stride2"] / name).read_bytes(), name
@@ -227,6 +232,7 @@ def test_network_is_torchs_own_in_an_export_and_ours_when_read_back(exports):
     assert json.loads((exports["stride2"] / "export.json").read_text())["mean"] == MEAN
 
 
+@pytest.mark.skipif(not WITH_GRAPH, reason="onnx, onnxscript and onnxruntime are optional")
 def test_graph_that_differs_is_refused(exports):
     network = trained_network("stride2")
     with torch.no_grad():

@@ -77,7 +77,7 @@ def plain_network(network: nn.Module) -> nn.Module:
     """Let every convolution be torch's own again, in place, and return the network: exporters know no other."""
     for module in network.modules():
         if type(module) is SmallMapConv2d:
-            module.__class__ = nn.Conv2d
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
     return network.eval()
 
 
