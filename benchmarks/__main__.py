@@ -17,6 +17,8 @@ NAMES = (
     "nt_xent",
     "autoencoder",
     "probe",
+    "neighbours",
+    "diagnostics",
     "prepare",
     "startup",
     "concurrent_runs",

@@ -193,6 +193,7 @@ WRONG_TYPES = [
     ("views.digits", 0.5, "must be a mapping"),
     ("views.digits.crop_scale", 0.5, "must be a list"),
     ("probe.strengths", 0.1, "must be a list"),
+    ("probe.few_labels", 5, "must be a list"),
     ("data", 7, "must be a mapping"),
     ("data.digits", 7, "must be a mapping"),
     ("data.digits.path", 7, "must be a string"),
@@ -217,7 +218,7 @@ OUT_OF_RANGE = [
     ("autoencoder.batch_size", 0, "must be at least 1"),
     ("autoencoder.factor", 0, "must be above 0 and at most 1"),
     ("autoencoder.patience", -1, "must be at least 0"),
-    ("probe.few_labels", -1, "must be at least 0"),
+    ("probe.finetune_epochs", -1, "must be at least 0"),
     ("probe.few_draws", 0, "must be at least 1"),
     ("probe.strengths", [], "must hold at least one number"),
     ("views.digits.crop_scale", [0.9, 0.1], "must be a pair [low, high] with low <= high"),
@@ -239,6 +240,7 @@ OUT_OF_RANGE = [
     ("data.digits.image_size", 7, "is too small for backbone.stem stride2: must be at least 8, or choose stem cifar"),
     ("projector.num_layers", 1, "must be at least 2 and at most 6"),
     ("projector.position", 2, "must be below projector.num_layers, 2"),
+    ("probe.datasets", ["mine", "mine"], "must not name a dataset twice"),
     ("datasets", [], "must name at least one dataset"),
     ("datasets", ["digits", "digits"], "must not name a dataset twice"),
 ]
@@ -276,6 +278,9 @@ def test_wrong_value_is_one_line_with_file_key_value_and_what_is_allowed(edited,
         ("datasets", ["digits", 3], "datasets.1: 3", "must be a string"),
         ("probe.strengths", [0.1, "much"], "probe.strengths.1: 'much'", "must be a number"),
         ("probe.strengths", [0.1, 0], "probe.strengths.1: 0", "must be above 0"),
+        ("probe.few_labels", [5, 0], "probe.few_labels.1: 0", "must be at least 1"),
+        ("probe.few_shares", [0.1, 10.0], "probe.few_shares.1: 10.0", "must be above 0 and at most 1"),
+        ("probe.layers", ["hiden"], "probe.layers.0: 'hiden'", "must be 'backbone', 'hidden' or 'output'"),
         ("views.digits.crop_scale", [0.1, "1"], "views.digits.crop_scale.1: '1'", "must be a number"),
     ],
 )
@@ -303,6 +308,12 @@ def test_names_with_a_meaning_are_no_datasets(edited, tree):
     assert refused(edited({"data.same": tree["data"]["digits"]})).startswith(
         "params.yaml: data.same: {'kind': 'digits'"
     )
+
+
+def test_dataset_of_the_probe_without_a_row(edited):
+    message = refused(edited({"probe.datasets": ["mine", "cifar11"]}))
+    assert message.startswith("params.yaml: probe.datasets: 'cifar11' must be one of digits, mine, ")
+    assert message.endswith("(nearest: cifar10)")
 
 
 def test_active_dataset_without_a_row(edited):

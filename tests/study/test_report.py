@@ -32,7 +32,12 @@ MINE = {
     },
 }
 BOTH = {"digits": DIGITS, "mine": MINE}
-SETTINGS = {"projector": "autoencoder (frozen) first layer", "seed": 0, "recipe": "default"}
+SETTINGS = {
+    "projector": "autoencoder (frozen) first layer",
+    "activation": "relu",
+    "seed": 0,
+    "recipe": "default",
+}
 
 
 def test_metrics_are_metric_major_with_their_mean():
@@ -96,6 +101,21 @@ def test_page_without_a_few_label_probe():
     page = report.markdown({"digits": summary}, SETTINGS, {})
     assert "labels per class" not in page
     assert "0.9600 | 0.9000 | 0.1000 | 0.9500" in page
+
+
+def test_page_shows_the_probe_of_five_labels_among_several_and_neighbours():
+    summary = copy.deepcopy(DIGITS)
+    for probe in ("trained", "untrained"):
+        summary["probe"][probe] |= {"few1": 0.4, "few10": 0.85, "few10pct": 0.88, "knn20": 0.91, "ece": 0.03}
+    summary["probe"]["details"] = {"trained": {"few1_low": 0.3}, "untrained": {}}
+    lines = [line for line in report.markdown({"digits": summary}, SETTINGS, {}).splitlines() if line.startswith("|")]
+    assert cells(lines[0])[5:7] == ["5 labels per class", "untrained, few labels"]
+    assert cells(lines[0])[-2:] == ["20 nearest neighbours", "calibration error"]
+    assert cells(lines[2])[5:7] == ["0.8000", "0.7000"]
+    assert cells(lines[2])[-2:] == ["0.9100", "0.0300"]
+    table = report.metrics({"digits": summary})
+    assert {"few1", "few10", "few10pct_untrained", "knn20_untrained"} <= set(table)
+    assert "few1_low" not in table
 
 
 def test_rows_of_the_plots():

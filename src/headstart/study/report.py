@@ -5,12 +5,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from headstart.study import curves
+from headstart.study import curves, gradients
 from headstart.study.page import Block, Page, Picture, Section, Text, table
 
-Summaries = Mapping[str, Mapping[str, Any]]  # dataset -> {"simclr": summary.json, "probe": summary.json}
+# dataset -> {"simclr": summary.json, "probe": summary.json, "transfer": {other dataset: summary.json}}, the last if any
+Summaries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
 
+TRANSFERRED = ("top1", "knn20", "top1_zero_shot")  # of another dataset, in metrics.json
 TO_COMPARE = (
     "`dvc exp run --queue -S 'seed=range(0,3)' -S 'projector.init=autoencoder,random'`, then `dvc queue start -j 1` "
     "and `make report`"
@@ -44,6 +46,9 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, float]:
         f"{name}_untrained": value for name, value in probe["untrained"].items() if name not in ("strength", "val_top1")
     }
     values |= {"train_loss": simclr["train_loss"], "val_loss": simclr["val_loss"], "best_epoch": simclr["best_epoch"]}
+    for target, found in summary.get("transfer", {}).items():
+        values |= {f"{name}_on_{target}": found["trained"][name] for name in TRANSFERRED if name in found["trained"]}
+        values[f"top1_on_{target}_untrained"] = found["untrained"]["top1"]
     if simclr["autoencoder"]:
         made = {"test_mse", "test_psnr", "num_parameters"} & set(simclr["autoencoder"])
         values |= {f"autoencoder_{name}": simclr["autoencoder"][name] for name in made}
@@ -106,11 +111,14 @@ def markdown(summaries: Summaries, settings: Mapping[str, Any], pictures: Mappin
 
 def result_columns(table: Mapping[str, Any]) -> dict[str, str]:
     """Return heading -> metric of the result's table."""
-    few = next((name for name in table if name.startswith("few") and name[3:].isdigit()), None)
+    counts = sorted(int(name[3:]) for name in table if name.startswith("few") and name[3:].isdigit())
+    few = f"few{5 if 5 in counts else counts[0]}" if counts else None
     columns = {"top-1": "top1", "untrained": "top1_untrained", "majority": "top1_majority"}
     if few:
         columns |= {f"{few[3:]} labels per class": few, "untrained, few labels": f"{few}_untrained"}
-    return columns | {"macro F1": "macro_f1", "val NT-Xent": "val_loss", "autoencoder test MSE": "autoencoder_test_mse"}
+    columns |= {"macro F1": "macro_f1", "val NT-Xent": "val_loss", "autoencoder test MSE": "autoencoder_test_mse"}
+    more = {"20 nearest neighbours": "knn20", "calibration error": "ece"}
+    return columns | {title: name for title, name in more.items() if name in table}
 
 
 def captioned(name: str, png: bytes) -> Picture | None:
@@ -128,10 +136,12 @@ def page(
     settings: Mapping[str, Any],
     losses: Mapping[str, Sequence[Mapping[str, str]]],
     pictures: Sequence[Picture],
+    flows: Sequence[Mapping[str, str]] = (),
 ) -> Page:
     """Return the page of a single run: what there is, and that one run decides nothing.
 
-    losses: dataset -> rows of epoch, train_loss, val_loss. The page holds no time and no name of a machine.
+    losses: dataset -> rows of epoch, train_loss, val_loss. flows: rows as gradients.flow_rows makes them, if steps were
+    measured. The page holds no time and no name of a machine.
     """
     arm = settings["projector"]
     lines = [curves.curve("this run", name, arm, settings["seed"], rows) for name, rows in losses.items()]
@@ -141,8 +151,10 @@ def page(
     nothing = "No picture here: this initialisation needs no autoencoder."
     sections = [
         Section("result", "Result", _result(summaries), "Result"),
+        *_transfer(summaries),
         Section("verdicts", "Verdicts", (Text(f"1 run, 1 seed: nothing to compare. Run {TO_COMPARE}."),), "Verdicts"),
         Section("curves", "Training curves", (curves.figure(lines, [arm]),), "Curves"),
+        *_gradients(flows, arm, settings),
         Section("views", "Views", shown["views"], "Views"),
         Section("reconstruction", "Reconstruction", shown["reconstructions"] or (Text(nothing),), "Reconstruction"),
         Section("confusion", "Confusion", shown["confusion"], "Confusion"),
@@ -150,6 +162,14 @@ def page(
     ]
     lead = f"Projector: {arm}. Seed {settings['seed']}, recipe {settings['recipe']}. {_lead(summaries)}"
     return Page("Headstart: result of this run", QUESTION, lead, tuple(sections))
+
+
+def _gradients(flows: Sequence[Mapping[str, str]], arm: Any, settings: Mapping[str, Any]) -> list[Section]:
+    names = dict.fromkeys(row["dataset"] for row in flows)
+    found = [gradients.flow("this run", name, arm, settings["activation"], settings["seed"], flows) for name in names]
+    if not found:
+        return []
+    return [Section("gradients", "Gradient flow", (gradients.figure(found, [arm]),), "Gradients")]
 
 
 def _lead(summaries: Summaries) -> str:
@@ -174,6 +194,30 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
     numbers = set(records[0]) - {"dataset"}
     note = Text("Untrained is the same backbone before SimCLR; majority always says the commonest class.", "note")
     return (table("result-table", caption, records, numbers), note)
+
+
+def _transfer(summaries: Summaries) -> list[Section]:
+    records = [
+        {
+            "trained on": name,
+            "judged on": target,
+            "test images": str(found["num_test"]),
+            "top-1": _cell(found["trained"]["top1"]),
+            "untrained": _cell(found["untrained"]["top1"]),
+            "20 nearest neighbours": _cell(found["trained"]["knn20"]),
+            "its own probe": _cell(found["trained"].get("top1_zero_shot")),
+        }
+        for name, summary in summaries.items()
+        for target, found in summary.get("transfer", {}).items()
+    ]
+    if not records:
+        return []
+    caption = (
+        "Backbones on other datasets: probes fitted there; its own probe, where the classes have the same names. "
+        "1 run, 1 seed."
+    )
+    numbers = set(records[0]) - {"trained on", "judged on"}
+    return [Section("transfer", "Other datasets", (table("transfer-table", caption, records, numbers),), "Transfer")]
 
 
 def _cost(summaries: Summaries) -> tuple[Block, ...]:
