@@ -17,6 +17,7 @@ NAMES = (
     "nt_xent",
     "autoencoder",
     "probe",
+    "neighbours",
     "prepare",
     "startup",
     "concurrent_runs",

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from headstart.data.arrays import Standardize
-from headstart.evaluation.features import extract_features
+from headstart.evaluation.features import extract_features, extract_layers
 from headstart.models.backbone import Backbone, build_backbone
+from headstart.models.projector import Projector, build_projector
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,26 @@ def test_images_are_resized_to_the_training_size(backbone, split_of):
     split = split_of(0, 4)
     assert extract_features(backbone, split, 16, None).shape == (4, 512)
     assert not np.allclose(extract_features(backbone, split, 16, None), extract_features(backbone, split, 8, None))
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "identity"])
+def test_layers_of_the_projector_follow_the_backbones_features(backbone, split_of, activation):
+    head = build_projector(Projector("random", False, 24, 16, activation), 512, seed=0)
+    made = []
+
+    def allocate(shape):
+        made.append(shape)
+        return np.full(shape, np.nan, np.float32)
+
+    layers = extract_layers(backbone, head, split_of(0, 20), 8, None, 7, allocate)
+    assert {name: values.shape for name, values in layers.items()} == {
+        "backbone": (20, 512),
+        "hidden": (20, 24),
+        "output": (20, 16),
+    }
+    assert made == [(20, 512), (20, 24), (20, 16)]
+    np.testing.assert_array_equal(layers["backbone"], extract_features(backbone, split_of(0, 20), 8, None, 7))
+    with torch.no_grad():
+        hidden = head[1](head[0](torch.from_numpy(layers["backbone"])))
+        np.testing.assert_allclose(layers["hidden"], hidden.numpy(), atol=1e-5)
+        np.testing.assert_allclose(layers["output"], head[2](hidden).numpy(), atol=1e-5)

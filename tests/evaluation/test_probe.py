@@ -8,32 +8,14 @@ import torch
 
 from headstart.evaluation.probe import (
     Labelled,
-    Probe,
     confusion,
     converged_probe,
-    evaluate_probes,
-    few_label_draws,
     majority_top1,
     paper_probe,
     score,
     standardisation,
 )
 from headstart.randomness import generator, global_seed, numpy_generator
-
-RECIPE = Probe(protocol="converged", strengths=[0.001, 0.1], few_labels=3, few_draws=4)
-
-
-@pytest.fixture(scope="module")
-def labelled(digits):
-    """`labelled(start, stop, classes=10)`: those digits below `classes`, pixels as features."""
-
-    def make(start: int, stop: int, classes: int = 10) -> Labelled:
-        images, labels = digits
-        features = images[start:stop, :, :, 0].reshape(-1, 64).astype(np.float32) / 255
-        kept = labels[start:stop] < classes
-        return Labelled(features[kept], labels[start:stop][kept])
-
-    return make
 
 
 def optimum(x: np.ndarray, y: np.ndarray, strength: float, num_classes: int) -> tuple[float, np.ndarray]:
@@ -176,27 +158,6 @@ def test_top5_counts_the_five_largest_and_only_above_five_classes():
     assert score(logits[:, :6], np.array([5, 5, 0, 0]))["top5"] == 1 / 2
 
 
-def test_few_label_draws_are_seeded_and_balanced(labelled):
-    labels = labelled(0, 300).labels
-    draws = list(few_label_draws(labels, 5, 6, seed=0))
-    assert len(draws) == 6
-    for rows in draws:
-        assert len(set(rows)) == 50
-        assert np.bincount(labels[rows]).tolist() == [5] * 10
-    assert len({tuple(rows) for rows in draws}) == 6
-    again = list(few_label_draws(labels, 5, 6, seed=0))
-    assert all((first == second).all() for first, second in zip(draws, again, strict=True))
-    more = list(few_label_draws(labels, 5, 8, seed=0))
-    assert (more[5] == draws[5]).all()  # a longer list begins as the shorter one
-    assert (next(few_label_draws(labels, 5, 1, seed=1)) != draws[0]).any()
-
-
-def test_class_with_fewer_labels_gives_all_it_has():
-    labels = np.array([0, 0, 1, 3, 3, 3])
-    (rows,) = few_label_draws(labels, 2, 1, seed=0)
-    assert np.bincount(labels[rows]).tolist() == [2, 1, 0, 2]
-
-
 def test_majority():
     assert majority_top1(np.array([2, 2, 0, 1]), np.array([2, 0, 2, 2])) == 3 / 4
     assert majority_top1(np.array([0, 0, 1]), np.array([1, 1])) == 0
@@ -262,42 +223,3 @@ def test_paper_probe_equals_plain_gradient_descent(labelled, case):
     np.testing.assert_allclose(fit.probe.weight, best[1], atol=1e-5)
     np.testing.assert_allclose(fit.probe.bias, best[2], atol=1e-5)
     np.testing.assert_allclose(fit.probe.logits(test.features), test.features @ best[1].T + best[2], atol=1e-4)
-
-
-def test_evaluation_reports_the_test_split(labelled):
-    train, val, test = labelled(0, 300), labelled(300, 400), labelled(400, 600)
-    evaluation = evaluate_probes(train, val, test, RECIPE, num_classes=10, seed=0)
-    assert evaluation.tested is test
-    chosen = converged_probe(train, val, RECIPE.strengths, 10)
-    expected = score(chosen.probe.logits(test.features), test.labels)
-    few = [
-        score(
-            converged_probe(train.rows(rows), val, RECIPE.strengths, 10, statistics=train).probe.logits(test.features),
-            test.labels,
-        )["top1"]
-        for rows in few_label_draws(train.labels, 3, 4, seed=0)
-    ]
-    expected |= {"val_top1": chosen.val_top1, "strength": chosen.strength}
-    expected |= {"few3": sum(few) / 4, "few3_std": (sum((x - sum(few) / 4) ** 2 for x in few) / 3) ** 0.5}
-    assert evaluation.scores == pytest.approx(expected)
-    assert evaluation.scores["top1"] > evaluation.scores["few3"] > 0.3
-    assert evaluate_probes(train, val, test, RECIPE, num_classes=10, seed=0).scores == evaluation.scores
-
-
-def test_evaluation_under_the_papers_protocol(labelled):
-    train, val, test = labelled(0, 300), labelled(300, 400), labelled(400, 600)
-    recipe = Probe(protocol="paper", strengths=[0.01], few_labels=0, few_draws=1)
-    evaluation = evaluate_probes(train, val, test, recipe, num_classes=10, seed=0)
-    assert len(evaluation.tested.labels) == 40
-    assert set(evaluation.scores) == {
-        *("top1", "top5", "macro_precision", "macro_recall", "macro_f1", "val_top1", "top1_converged")
-    }
-    converged = converged_probe(train, val, [0.01], 10)
-    assert evaluation.scores["top1_converged"] == score(converged.probe.logits(test.features), test.labels)["top1"]
-    assert evaluation.scores["top1"] < evaluation.scores["top1_converged"]  # it does not converge
-
-
-def test_one_draw_has_no_deviation(labelled):
-    train, val = labelled(0, 200), labelled(200, 300)
-    recipe = Probe(protocol="converged", strengths=[0.01], few_labels=2, few_draws=1)
-    assert evaluate_probes(train, val, val, recipe, num_classes=10, seed=0).scores["few2_std"] == 0.0

@@ -8,7 +8,14 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from headstart.models.backbone import Backbone, build_backbone
-from headstart.models.projector import ACTIVATIONS, PROJECTOR_INITS, Projector, build_projector
+from headstart.models.projector import (
+    ACTIVATIONS,
+    PROJECTOR_INITS,
+    Projector,
+    build_projector,
+    layer_outputs,
+    load_projector,
+)
 from headstart.randomness import generator
 from headstart.training.losses import nt_xent
 
@@ -249,3 +256,23 @@ def test_gradients_pass_every_activation(activation, freeze):
     assert x_BD.grad.abs().sum() > 0
     assert [p.grad is None for p in head.parameters()] == [freeze, freeze, False, False]
     assert all(p.grad.abs().sum() > 0 for p in head.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_trained_head_is_loaded_without_an_autoencoder_and_tells_its_layers(activation):
+    settings = Projector("autoencoder", "auto", 16, 8, activation)
+    head = build_projector(settings, 32, 0, embedding_of(32, 16))
+    again = load_projector(settings, 32, head.state_dict())
+    features = torch.randn(5, 32, generator=generator(1))
+    outputs = layer_outputs(again, features)
+    assert list(outputs) == ["hidden", "output"]
+    assert torch.equal(outputs["hidden"], head[1](head[0](features)))
+    assert torch.equal(outputs["output"], head(features))
+
+
+def test_hidden_layers_of_a_deep_head_are_counted():
+    head = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
+    features = torch.randn(5, 4, generator=generator(1))
+    outputs = layer_outputs(head.eval(), features)
+    assert list(outputs) == ["hidden", "hidden2", "output"]
+    assert torch.equal(outputs["hidden2"], head[:5](features))

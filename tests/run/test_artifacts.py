@@ -262,3 +262,15 @@ def test_worker_that_fails_leaves_the_work_to_the_next(workspace):
         (temporary / "whole").touch()
     with artifacts.shared_result("s", "k") as folder:
         assert files(folder) == ["whole"]
+
+
+def test_mapped_array_lies_in_a_file_without_a_name(workspace):
+    array = artifacts.mapped_array((1000, 300))
+    assert (array.shape, array.dtype, array.any()) == ((1000, 300), np.float32, False)
+    array[999] = 7
+    assert array.sum() == 2100
+    assert type(array) is np.ndarray  # what is computed from it lies in memory
+    assert files(workspace / ".cache") == []
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(workspace / ".cache") in maps.read_text()

@@ -98,6 +98,21 @@ def test_page_without_a_few_label_probe():
     assert "0.9600 | 0.9000 | 0.1000 | 0.9500" in page
 
 
+def test_page_shows_the_probe_of_five_labels_among_several_and_neighbours():
+    summary = copy.deepcopy(DIGITS)
+    for probe in ("trained", "untrained"):
+        summary["probe"][probe] |= {"few1": 0.4, "few10": 0.85, "few10pct": 0.88, "knn20": 0.91, "ece": 0.03}
+    summary["probe"]["details"] = {"trained": {"few1_low": 0.3}, "untrained": {}}
+    lines = [line for line in report.markdown({"digits": summary}, SETTINGS, {}).splitlines() if line.startswith("|")]
+    assert cells(lines[0])[5:7] == ["5 labels per class", "untrained, few labels"]
+    assert cells(lines[0])[-2:] == ["20 nearest neighbours", "calibration error"]
+    assert cells(lines[2])[5:7] == ["0.8000", "0.7000"]
+    assert cells(lines[2])[-2:] == ["0.9100", "0.0300"]
+    table = report.metrics({"digits": summary})
+    assert {"few1", "few10", "few10pct_untrained", "knn20_untrained"} <= set(table)
+    assert "few1_low" not in table
+
+
 def test_rows_of_the_plots():
     assert report.accuracy_rows({"digits": DIGITS}) == [
         {"dataset": "digits", "backbone": "trained", "top1": 0.96},

@@ -3,7 +3,7 @@
 scikit-learn is imported where it is used: every stage reads `Probe`, one fits probes, and the import takes a second.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -24,13 +24,22 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Probe:
-    """protocol: `converged` (default) or `paper`; strengths: inverse L2 strengths C to choose from on val; few_labels:
-    labels per class of the few-label probe (0: none); few_draws: seeded draws that it is averaged over."""
+    """How representations are judged.
+
+    protocol: `converged` (default) or `paper`; strengths: inverse L2 strengths C to choose from on val; few_labels:
+    labels per class of each few-label probe; few_shares: shares of the train labels of further ones; few_draws: seeded
+    draws that each is averaged over; layers: what probes are fitted on; datasets: others that the backbone is judged
+    on; finetune_epochs: of full fine-tuning (0: none).
+    """
 
     protocol: Literal["converged", "paper"]
     strengths: list[Annotated[float, Range(0, open_low=True)]]
-    few_labels: Annotated[int, Range(0)]
+    few_labels: list[Annotated[int, Range(1)]]
+    few_shares: list[Annotated[float, Range(0, 1, open_low=True)]]
     few_draws: Annotated[int, Range(1)]
+    layers: list[Literal["backbone", "hidden", "output"]]
+    datasets: list[str]
+    finetune_epochs: Annotated[int, Range(0)]
 
 
 @dataclass(frozen=True)
@@ -145,14 +154,6 @@ def _sgd_epoch(
     return total / len(y)
 
 
-def few_label_draws(labels: np.ndarray, per_class: int, num_draws: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield `num_draws` seeded choices of at most `per_class` rows of every class."""
-    classes = np.unique(labels)
-    for number in range(num_draws):
-        random = numpy_generator(seed, "few labels", per_class, number)
-        yield np.concatenate([random.permutation(np.flatnonzero(labels == label))[:per_class] for label in classes])
-
-
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return top1, macro precision, recall and F1 over all K classes, and top5 where K > 5, as fractions."""
     from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
@@ -184,56 +185,3 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def majority_top1(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
     """Return the test accuracy of always answering the most frequent class of train."""
     return float((test_labels == np.bincount(train_labels).argmax()).mean())
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A fitted probe, what it was tested on and its scores; see `evaluate_probes`."""
-
-    probe: Linear
-    tested: Labelled
-    scores: dict[str, float]
-
-
-def num_fits(recipe: Probe) -> int:
-    """Return how many probes `evaluate_probes` fits."""
-    return 1 + (recipe.protocol == "paper") + (recipe.few_draws if recipe.few_labels else 0)
-
-
-def evaluate_probes(
-    train: Labelled,
-    val: Labelled,
-    test: Labelled,
-    recipe: Probe,
-    *,
-    num_classes: int,
-    seed: int,
-    on_fit: Callable[[], object] = lambda: None,
-    device: torch.device = CPU,
-) -> Evaluation:
-    """Return the probe of the recipe's protocol with its test scores.
-
-    scores: those of `score`, `val_top1`, `strength` (converged), `fewN` with its standard deviation over draws
-    `fewN_std` where N = few_labels > 0 (always converged, features standardised with all unlabelled train rows);
-    under the paper's protocol also `top1_converged`, the default probe's. on_fit is called `num_fits(recipe)` times.
-    """
-    chosen = converged_probe(train, val, recipe.strengths, num_classes, device=device)
-    on_fit()
-    tested, extra = test, {}
-    if recipe.protocol == "paper":
-        extra["top1_converged"] = score(chosen.probe.logits(test.features), test.labels)["top1"]
-        chosen, tested = paper_probe(test, num_classes, seed)
-        on_fit()
-    scores = score(chosen.probe.logits(tested.features), tested.labels) | extra
-    scores["val_top1"] = chosen.val_top1
-    if chosen.strength is not None:
-        scores["strength"] = chosen.strength
-    if recipe.few_labels:
-        few = []
-        for rows in few_label_draws(train.labels, recipe.few_labels, recipe.few_draws, seed):
-            fit = converged_probe(train.rows(rows), val, recipe.strengths, num_classes, statistics=train, device=device)
-            few.append(score(fit.probe.logits(test.features), test.labels)["top1"])
-            on_fit()
-        scores[f"few{recipe.few_labels}"] = float(np.mean(few))
-        scores[f"few{recipe.few_labels}_std"] = float(np.std(few, ddof=1)) if len(few) > 1 else 0.0
-    return Evaluation(chosen.probe, tested, scores)

@@ -4,7 +4,7 @@ To add an initialisation: one function and one row of PROJECTOR_INITS.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -183,3 +183,26 @@ def _inner_layer(projector: Projector, place: int, features: int, seed: int) -> 
     width = features if place < projector.position else projector.hidden_dim
     with global_seed(seed, "projector", "inner", place):
         return nn.Linear(width, width)
+
+
+def load_projector(projector: Projector, features: int, state: dict[str, Tensor]) -> nn.Sequential:
+    """Return the head with trained weights; needs no autoencoder."""
+    head = build_projector(replace(projector, init="random"), features, seed=0)
+    head.load_state_dict(state)
+    return head
+
+
+def layer_outputs(projector: nn.Sequential, features: Tensor) -> dict[str, Tensor]:
+    """Return layer -> values (B, ..) in order: `hidden`, `hidden2`, .. after each activation, then `output`."""
+    outputs: dict[str, Tensor] = {}
+    values = features
+    for layer in projector:
+        values = layer(values)
+        if is_activation(layer):
+            outputs[f"hidden{len(outputs) + 1 if outputs else ''}"] = values
+    return outputs | {"output": values}
+
+
+def is_activation(layer: nn.Module) -> bool:
+    """Return whether a layer of a projector is one of ACTIVATIONS."""
+    return type(layer) in ACTIVATIONS.values()

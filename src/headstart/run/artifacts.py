@@ -103,6 +103,13 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def mapped_array(shape: tuple[int, ...]) -> np.ndarray:
+    """Return a float32 array of zeros in a nameless file under `.cache`, which ends with the process."""
+    paths.scratch().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=paths.scratch()) as file:
+        return np.asarray(np.memmap(file, np.float32, "w+", shape=shape))
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors as safetensors, atomically."""
     with atomic(path) as temporary:

@@ -28,6 +28,12 @@ METRICS = {
     "autoencoder_test_psnr": "autoencoder_test_psnr",
     "probe_num_test": "num_test",
     "probe_num_val": "num_val",
+    "probe_few1": "few1",
+    "probe_few5": "few5",
+    "probe_few10": "few10",
+    "probe_knn20": "knn20",
+    "probe_knn200": "knn200",
+    "probe_ece": "ece",
 }
 _PROJECTOR = (
     *("projector_init", "projector_hidden_dim", "projector_out_dim", "projector_activation"),
@@ -36,7 +42,9 @@ _PROJECTOR = (
 # knobs of the protocol that came later, and what runs without them did: with that value nothing has changed
 _LATER = {"simclr.optimizer": "sgd"}
 # an axis; changes no result; where bytes come from is not what they are
-_NO_PROTOCOL = ("data.standardize", "data.skip_unreadable", "data.archives", "data.mirror")
+_NO_PROTOCOL = ("data.standardize", "data.skip_unreadable", "data.archives", "data.mirror", "simclr.monitor_epochs")
+# what the compared accuracies depend on; other knobs of the probe only add numbers beside them
+_PROBE = ("probe.protocol", "probe.strengths")
 NEEDED = [name for name, column in COLUMNS.items() if column.needed]
 FINISHED_STATES = (None, "Success")
 WORKSPACE = "workspace"  # what DVC calls it
@@ -184,12 +192,13 @@ def _seen(init: str, settings: Flat) -> str:
 def _protocol(settings: Flat, dataset: str) -> str:
     """A name of everything that changes a result and is neither an axis nor the autoencoder's recipe."""
     own = f"data.{dataset}."
-    sections = ("backbone.", "simclr.", "probe.", f"views.{settings.get(f'{own}views')}.")
+    sections = ("backbone.", "simclr.", *_PROBE, f"views.{settings.get(f'{own}views')}.")
     chosen = {}
     for name, value in settings.items():
-        option = name.startswith("data.") and name.count(".") == 1 and name not in _NO_PROTOCOL
+        option = name.startswith("data.") and name.count(".") == 1
         row = name.startswith(own) and name not in (f"{own}path", f"{own}views")
-        if (option or row or name.startswith(sections)) and _LATER.get(name) != value:
+        known = option or row or name.startswith(sections)
+        if known and name not in _NO_PROTOCOL and _LATER.get(name) != value:
             chosen[name.replace(own, "data.row.")] = value
     return _digest(chosen)
 

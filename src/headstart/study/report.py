@@ -106,11 +106,14 @@ def markdown(summaries: Summaries, settings: Mapping[str, Any], pictures: Mappin
 
 def result_columns(table: Mapping[str, Any]) -> dict[str, str]:
     """Return heading -> metric of the result's table."""
-    few = next((name for name in table if name.startswith("few") and name[3:].isdigit()), None)
+    counts = sorted(int(name[3:]) for name in table if name.startswith("few") and name[3:].isdigit())
+    few = f"few{5 if 5 in counts else counts[0]}" if counts else None
     columns = {"top-1": "top1", "untrained": "top1_untrained", "majority": "top1_majority"}
     if few:
         columns |= {f"{few[3:]} labels per class": few, "untrained, few labels": f"{few}_untrained"}
-    return columns | {"macro F1": "macro_f1", "val NT-Xent": "val_loss", "autoencoder test MSE": "autoencoder_test_mse"}
+    columns |= {"macro F1": "macro_f1", "val NT-Xent": "val_loss", "autoencoder test MSE": "autoencoder_test_mse"}
+    more = {"20 nearest neighbours": "knn20", "calibration error": "ece"}
+    return columns | {title: name for title, name in more.items() if name in table}
 
 
 def captioned(name: str, png: bytes) -> Picture | None:

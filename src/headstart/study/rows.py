@@ -95,6 +95,12 @@ COLUMNS = {
     "autoencoder_arch": Column(_text),
     "autoencoder_dataset": Column(_text),  # whose images the autoencoder has seen, where not the run's own dataset
     "autoencoder_test_psnr": Column(_number),  # decibels
+    "probe_few1": Column(_number, _SHARE),  # few-label probes, means over draws
+    "probe_few5": Column(_number, _SHARE),
+    "probe_few10": Column(_number, _SHARE),
+    "probe_knn20": Column(_number, _SHARE),
+    "probe_knn200": Column(_number, _SHARE),
+    "probe_ece": Column(_number, _SHARE),  # expected calibration error
 }
 _LOSSES = ("train_loss", "val_loss")
 
