@@ -18,6 +18,7 @@ NAMES = (
     "autoencoder",
     "probe",
     "neighbours",
+    "diagnostics",
     "prepare",
     "startup",
     "concurrent_runs",

@@ -46,6 +46,7 @@ def recipe(precision: str = "auto") -> SimCLR:
         precision=precision,
         num_processes=1,
         sync_batchnorm=False,
+        monitor_epochs=0,
     )
 
 

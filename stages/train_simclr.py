@@ -1,5 +1,6 @@
 """Train backbone and projector with SimCLR."""
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,10 +15,12 @@ from headstart.models.backbone import build_backbone, check_forward, num_feature
 from headstart.models.projector import Embedding, Projector, build_projector
 from headstart.run import artifacts, paths, processes, tracking
 from headstart.run.inputs import Prepared, backbone_of, load_prepared, pick_device
+from headstart.run.monitor import neighbours_monitor
 from headstart.run.params import Params, load_params
 from headstart.run.stage import Stopwatch, progress, run_stage, say
 from headstart.study.pictures import image_grid
 from headstart.training.contrastive import Batches, Epoch, train_simclr
+from headstart.training.diagnostics import Observer
 from headstart.training.distributed import Group
 from headstart.training.initial import initial_features
 
@@ -25,7 +28,8 @@ STAGE = "train_simclr"
 
 
 def main(dataset: str) -> None:
-    """Leave backbone and projector as safetensors; summary.json, curve.csv and views.png beside the metrics."""
+    """Leave backbone and projector as safetensors; summary.json, curve.csv, views.png and, where steps are measured,
+    diagnostics.csv beside the metrics."""
     params = load_params()
     device, num = pick_device(params.device), params.simclr.num_processes
     if num > 1 and not processes.launched():
@@ -54,6 +58,7 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
     )
     key = checkpoint_key(dataset, params, data, nn.Sequential(backbone, projector).state_dict(), group)
     checkpoint = artifacts.FileCheckpoint(STAGE, key)
+    observer = Observer(params.diagnostics) if params.diagnostics.every and group.rank == 0 else None
     run_training = partial(
         train_simclr,
         backbone,
@@ -65,6 +70,8 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
         seed=params.seed,
         group=group,
         checkpoint=checkpoint,
+        observer=observer,
+        monitor=neighbours_monitor(data, row.image_size),
     )
     if group.rank > 0:
         run_training()
@@ -72,11 +79,13 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
     with tracking.stage_run(STAGE, dataset, params) as run:
         run.log_dataset(dataset, data.meta)
         num_train = len(data.pretrain.labels)
-        curve, rate = watch(run_training, run, params.simclr.epochs * (num_train // row.batch_size), dataset)
+        num_steps = params.simclr.epochs * (num_train // row.batch_size)
+        curve, rate = watch(run_training, run, num_steps, dataset, observer)
         best = min(curve, key=lambda epoch: epoch.val_loss)
         summary = summarise(best, len(curve), num_train, [backbone, projector], params.projector)
         summary["autoencoder"] = autoencoder_summary
-        write_outs(dataset, params.projector, [backbone, projector], summary, curve, train_batches)
+        measured = observer.rows() if observer else []
+        write_outs(dataset, params.projector, [backbone, projector], summary, curve, train_batches, measured)
         run.log_figure(paths.simclr_metrics(dataset) / "views.png")
         run.log_model(backbone, train_batches.blank())
     checkpoint.remove()
@@ -84,18 +93,34 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
 
 
 def watch(
-    run_training: Callable[..., list[Epoch]], run: tracking.StageRun, num_steps: int, dataset: str
+    run_training: Callable[..., list[Epoch]],
+    run: tracking.StageRun,
+    num_steps: int,
+    dataset: str,
+    observer: Observer | None = None,
 ) -> tuple[list[Epoch], float]:
     """Return the curve of a training and its images per second; a bar and the tracker show how it goes."""
-    stopwatch = Stopwatch()
+    stopwatch, told = Stopwatch(), 0
+
+    def tell_measured() -> None:
+        nonlocal told
+        rows = observer.rows(told) if observer else []
+        told += len(rows)
+        for row in rows:
+            finite = {f"diagnostics/{name}": value for name, value in row.items() if math.isfinite(value)}
+            run.log_metrics(finite, step=int(finite.pop("diagnostics/step")))
+
     with progress(num_steps, f"simclr {dataset}", "step") as bar:
 
         def on_epoch(epoch: Epoch) -> None:
             rate = epoch.num_images / stopwatch.lap()
             metrics = {
-                f"simclr/{name}": value for name, value in asdict(epoch).items() if name not in ("epoch", "num_images")
+                f"simclr/{name}": value
+                for name, value in asdict(epoch).items()
+                if name not in ("epoch", "num_images") and value is not None
             }
             run.log_metrics({**metrics, "simclr/images_per_second": rate}, step=epoch.epoch)
+            tell_measured()
             bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{epoch.val_loss:.3f}", images_s=f"{rate:.0f}")
 
         curve = run_training(on_epoch=on_epoch, on_step=lambda step: bar.update(step - bar.n))
@@ -156,6 +181,7 @@ def checkpoint_key(dataset: str, params: Params, data: Prepared, initial: dict[s
         params.options.standardize,
         data.meta["hash"],
         params.projector.frozen,
+        asdict(params.diagnostics),
     ]
     head = params.projector
     begun_from = [artifacts.tensors_digest(initial), head.activation, head.num_layers, head.position, head.norm]
@@ -170,6 +196,7 @@ def write_outs(
     summary: dict[str, object],
     curve: list[Epoch],
     train: Batches,
+    measured: list[dict[str, float]],
 ) -> None:
     """Write what the stage leaves; each of its two folders whole or not at all."""
     with artifacts.write_folder(paths.simclr(dataset)) as folder:
@@ -177,7 +204,9 @@ def write_outs(
             artifacts.write_tensors(folder / f"{name}.safetensors", module.state_dict())
     with artifacts.write_folder(paths.simclr_metrics(dataset)) as folder:
         artifacts.write_json(folder / "summary.json", summary)
-        artifacts.write_csv(folder / "curve.csv", [asdict(epoch) for epoch in curve])
+        artifacts.write_csv(folder / "curve.csv", curve_rows(curve))
+        if measured:
+            artifacts.write_csv(folder / "diagnostics.csv", measured)
         rows = torch.arange(min(12, len(train.split.labels)))
         plain = Batches(train.split, train.views, train.image_size, None)
         pairs = [plain.pairs(rows, "views picture", number, seed=0).chunk(2) for number in range(2)]
@@ -185,6 +214,15 @@ def write_outs(
         reconstructions = paths.autoencoder(dataset, head.init, head.hidden_dim) / "reconstructions.png"
         if reconstructions.exists():
             shutil.copyfile(reconstructions, folder / "reconstructions.png")
+
+
+def curve_rows(curve: list[Epoch]) -> list[dict[str, object]]:
+    """Return the curve's rows, with the column `monitor` where the monitor was asked at least once."""
+    rows = [asdict(epoch) for epoch in curve]
+    if all(row["monitor"] is None for row in rows):
+        for row in rows:
+            del row["monitor"]
+    return rows
 
 
 if __name__ == "__main__":

@@ -14,4 +14,5 @@ RECIPE = SimCLR(
     precision="fp32",
     num_processes=1,
     sync_batchnorm=True,
+    monitor_epochs=0,
 )

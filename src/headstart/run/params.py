@@ -23,6 +23,7 @@ from headstart.models.autoencoder import AUTOENCODERS
 from headstart.models.backbone import Backbone, check_image_size
 from headstart.models.projector import Projector
 from headstart.training.contrastive import SimCLR
+from headstart.training.diagnostics import Diagnostics
 from headstart.training.reconstruction import Reconstruction
 
 PARAMS_FILE = Path("params.yaml")
@@ -82,6 +83,7 @@ class Params:
     projector: Projector
     backbone: Backbone
     simclr: SimCLR
+    diagnostics: Diagnostics
     autoencoder: Autoencoder
     probe: Probe
     views: dict[str, Views]
@@ -218,6 +220,7 @@ def _known_keys(where: list[str]) -> list[str]:
         "projector": Projector,
         "backbone": Backbone,
         "simclr": SimCLR,
+        "diagnostics": Diagnostics,
         "autoencoder": Autoencoder,
         "probe": Probe,
         "views": Views,

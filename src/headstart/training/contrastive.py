@@ -15,6 +15,7 @@ from headstart.data.views import Views, draw, render
 from headstart.errors import UserError
 from headstart.knobs import OneOf, Range
 from headstart.randomness import generator
+from headstart.training.diagnostics import Observer
 from headstart.training.distributed import ALONE, Group, SharedCheckpoint
 from headstart.training.losses import nt_xent
 from headstart.training.optimizers import OPTIMIZERS, build_optimizer
@@ -33,7 +34,7 @@ class SimCLR:
     temperature: of NT-Xent; learning_rate: at 256 images a batch, scaled by batch size / 256 (Goyal et al. 2017);
     schedule: one of SCHEDULES, down to final_lr times the peak; precision: `auto` is bf16 where the hardware has it;
     num_processes: that share each batch; sync_batchnorm: statistics over the batch, not over each process's share;
-    optimizer: one of OPTIMIZERS.
+    optimizer: one of OPTIMIZERS; monitor_epochs: epochs from one look of the monitor to the next, 0: none.
     """
 
     epochs: Annotated[int, Range(1)]
@@ -48,17 +49,22 @@ class SimCLR:
     num_processes: Annotated[int, Range(1)]
     sync_batchnorm: bool
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
+    monitor_epochs: Annotated[int, Range(0)] = 0
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of the curve: losses in nats (means over batches), learning rate of the last step, images seen."""
+    """One row of the curve: losses in nats (means over batches), learning rate of the last step, images seen.
+
+    monitor: what the monitor said of the backbone, None where it was not asked.
+    """
 
     epoch: int
     train_loss: float
     val_loss: float
     learning_rate: float
     num_images: int
+    monitor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,8 @@ def train_simclr(
     seed: int,
     group: Group = ALONE,
     checkpoint: Checkpoint | None = None,
+    observer: Observer | None = None,
+    monitor: Callable[[nn.Module], float] | None = None,
     on_epoch: Callable[[Epoch], None] = lambda row: None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> list[Epoch]:
@@ -120,13 +128,15 @@ def train_simclr(
     The modules lie on the device of the images. Step k draws from generator(seed, "step", k) and epoch e's order from
     generator(seed, "order", e), so a run resumed from `checkpoint` ends with the same bits as an unbroken one.
     Validation uses augmented views from a fixed generator. In a `group` every process calls this with equal arguments
-    and works on its share of each batch; all end with equal weights and curves, and rank 0 saves. Raises UserError
+    and works on its share of each batch; all end with equal weights and curves, and rank 0 saves. `observer` measures
+    steps and `monitor` judges the backbone every `monitor_epochs` epochs, both on rank 0 alone; neither changes a
+    weight, and an interrupted run ends with the observer's rows of an unbroken one. Raises UserError
     where the batch is larger than the train split or not divisible by the processes, the loss is not finite, or it
     stays at log(2B - 1): collapse.
     """
     steps = _steps_per_epoch(len(train.split.labels), batch_size, group)
     checkpoint = SharedCheckpoint(checkpoint or NoCheckpoint(), group)
-    run = _Run(nn.Sequential(backbone, projector), recipe, batch_size, steps)
+    run = _Run(nn.Sequential(backbone, projector), recipe, batch_size, steps, observer)
     wrapped = group.wrap(run.model, recipe.sync_batchnorm, train.blank())
     run.restore(checkpoint.load())
     while run.step < recipe.epochs * steps:
@@ -135,7 +145,8 @@ def train_simclr(
         for k in range(begun, steps):
             rows = order[k * batch_size : (k + 1) * batch_size]
             x_BCHW = train.pairs(rows, "step", run.step, seed=seed, group=group)
-            run.losses[k] = training_step(wrapped, run.optimizer, x_BCHW, run.rate_at(run.step), recipe, group)
+            with run.watched(group):
+                run.losses[k] = training_step(wrapped, run.optimizer, x_BCHW, run.rate_at(run.step), recipe, group)
             run.step += 1
             on_step(run.step)
             if k + 1 < steps and checkpoint.due():
@@ -143,7 +154,9 @@ def train_simclr(
                 checkpoint.save(run.state())
         run.check_finite()
         val_loss = validation_loss(run.model, val, recipe, batch_size, seed, group)
-        row = Epoch(epoch + 1, run.losses.mean().item(), val_loss, run.rate_at(run.step - 1), steps * batch_size)
+        judged = run.judge(monitor, epoch + 1, group)
+        rate, seen = run.rate_at(run.step - 1), steps * batch_size
+        row = Epoch(epoch + 1, run.losses.mean().item(), val_loss, rate, seen, judged)
         run.finish_epoch(row)
         on_epoch(row)
         if checkpoint.due():
@@ -216,9 +229,11 @@ def _autocast(device: torch.device, recipe: SimCLR) -> contextlib.AbstractContex
 class _Run:
     """What changes while training, what a checkpoint holds of it, and when it can no longer end well."""
 
-    def __init__(self, model: nn.Sequential, recipe: SimCLR, batch_size: int, steps: int):
+    def __init__(
+        self, model: nn.Sequential, recipe: SimCLR, batch_size: int, steps: int, observer: Observer | None = None
+    ):
         self.model = model.to(memory_format=torch.channels_last).train()
-        self.recipe, self.batch_size = recipe, batch_size
+        self.recipe, self.batch_size, self.observer = recipe, batch_size, observer
         self.optimizer = build_optimizer(recipe.optimizer, model, recipe.momentum, recipe.weight_decay)
         self.rate_at = partial(
             learning_rate,
@@ -234,6 +249,21 @@ class _Run:
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
 
+    def watched(self, group: Group) -> contextlib.AbstractContextManager[None]:
+        """Return what surrounds the next training step: the observer's look at it."""
+        if self.observer is None:
+            return contextlib.nullcontext()
+        return self.observer.watching(self.step, self.model[0], self.model[1], scale=group.size)
+
+    def judge(self, monitor: Callable[[nn.Module], float] | None, epoch: int, group: Group) -> float | None:
+        """Return what the monitor says of the backbone after `epoch` on rank 0, None where it is not asked."""
+        every = self.recipe.monitor_epochs
+        if not every or epoch % every:
+            return None
+        value = group.agree(monitor(self.model[0]) if monitor and group.rank == 0 else None)
+        self.model.train()
+        return value
+
     def finish_epoch(self, row: Epoch) -> None:
         if not self.history or row.val_loss < min(past.val_loss for past in self.history):
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -248,6 +278,7 @@ class _Run:
             "best": self.best,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "observer": self.observer.state() if self.observer else None,
         }
 
     def restore(self, state: dict[str, Any] | None) -> None:
@@ -258,6 +289,8 @@ class _Run:
         self.history = [Epoch(**row) for row in state["history"]]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.observer:
+            self.observer.restore(state["observer"])
 
     def check_finite(self) -> None:
         """Stop at the first loss of this epoch that is not finite; before a checkpoint, which would keep it."""

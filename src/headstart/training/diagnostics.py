@@ -1,0 +1,217 @@
+"""What a head does to features and gradients while it trains: measured on some steps, without effect on any of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart.knobs import Range
+from headstart.models.projector import is_activation
+
+UNIFORMITY = 2.0  # t of the Gaussian potential (Wang & Isola 2020)
+RANKME = 1e-7  # epsilon (Garrido et al. 2023, equation 3)
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """every: steps from one measurement to the next, 0: none at all; dense_steps: the first steps, each measured."""
+
+    every: Annotated[int, Range(0)]
+    dense_steps: Annotated[int, Range(0)]
+
+    def due(self, step: int) -> bool:
+        """Whether step, from 0, is to be measured."""
+        return self.every > 0 and (step < self.dense_steps or step % self.every == 0)
+
+
+# ---- features --------------------------------------------------------------------------------------------------------
+
+
+def alignment(z_ND: Tensor) -> Tensor:
+    """Return the mean squared distance of the two views of an image on the unit sphere (Wang & Isola 2020, alpha 2).
+
+    z_ND: (2B, D), rows i and i + B are the views of an image, as for nt_xent.
+    """
+    first, second = nn.functional.normalize(z_ND).chunk(2)
+    return (first - second).square().sum(1).mean()
+
+
+def uniformity(z_ND: Tensor) -> Tensor:
+    """Return log of the mean of exp(-2 |x - y|^2) over pairs of images on the unit sphere, mean of the two views.
+
+    At most 0, which is collapse; the lower, the more evenly spread (Wang & Isola 2020, t = 2).
+    """
+    losses = []
+    for x_BD in nn.functional.normalize(z_ND).chunk(2):
+        kernel = (x_BD @ x_BD.T).sub_(1).mul_(2 * UNIFORMITY).exp_()  # |x - y|^2 = 2 - 2 cosine
+        pairs = len(x_BD) * (len(x_BD) - 1)
+        losses.append(((kernel.sum() - kernel.diagonal().sum()) / pairs).log())
+    return torch.stack(losses).mean()
+
+
+def spread(z_ND: Tensor) -> Tensor:
+    """Return the mean deviation of the columns on the unit sphere, times sqrt(D): 0 collapse, 1 spread over it.
+
+    Chen & He 2021, figure 2, whose healthy value is 1 / sqrt(D).
+    """
+    return nn.functional.normalize(z_ND).std(0, correction=0).mean() * z_ND.shape[1] ** 0.5
+
+
+def effective_rank(singular: Tensor) -> Tensor:
+    """Return exp of the entropy of singular values (K,) that are divided by their sum (Roy & Vetterli 2007)."""
+    shares = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
+    return torch.special.entr(shares).sum().exp()
+
+
+def rankme(singular: Tensor) -> Tensor:
+    """Return RankMe (Garrido et al. 2023, equation 3): the effective rank of features, 1e-7 added to each share."""
+    shares = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
+    return torch.special.entr(shares + RANKME).sum().exp()
+
+
+def singular_values(z_ND: Tensor) -> Tensor:
+    """Return the min(N, D) singular values of z_ND, from the smaller Gram matrix in float64; NaN where z_ND has one."""
+    z_ND = z_ND.double()
+    gram = z_ND.T @ z_ND if len(z_ND) > z_ND.shape[1] else z_ND @ z_ND.T
+    # the solver raises on what is not finite; training itself will say so
+    values = torch.linalg.eigvalsh(gram.nan_to_num(0.0, 0.0, 0.0)).clamp(min=0).sqrt()
+    return torch.where(gram.isfinite().all(), values, torch.nan)
+
+
+def geometry(z_ND: Tensor) -> dict[str, Tensor]:
+    """Return what features of 2B views look like: the measures above; effective_rank is that of centred features."""
+    z_ND = z_ND.detach().float()
+    return {
+        "alignment": alignment(z_ND),
+        "uniformity": uniformity(z_ND),
+        "spread": spread(z_ND),
+        "effective_rank": effective_rank(singular_values(z_ND - z_ND.mean(0))),
+        "rankme": rankme(singular_values(z_ND)),
+    }
+
+
+# ---- activations and gradients ---------------------------------------------------------------------------------------
+
+# What counts as saturated, (N, H) outputs -> share: of values where a slope has gone, of ReLU's units that are never on
+SATURATED: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.Tanh: lambda outputs: (outputs.abs() > 0.99).float().mean(),
+    nn.Sigmoid: lambda outputs: ((outputs < 0.01) | (outputs > 0.99)).float().mean(),
+    nn.ReLU: lambda outputs: (outputs <= 0).all(0).float().mean(),
+}
+
+
+def activation(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+    """Return mean and deviation of all pre-activations (N, H) and, where SATURATED knows it, the saturated share."""
+    inputs, found = inputs.detach().float(), SATURATED.get(type(layer))
+    values = {"pre_mean": inputs.mean(), "pre_std": inputs.std(correction=0)}
+    return values | ({"saturated": found(outputs.detach().float())} if found else {})
+
+
+def layer_groups(backbone: nn.Module, projector: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return group -> its trainable parameters: `backbone_layer1` (a child of the backbone), `projector_1` (a Linear).
+
+    Linear layers are counted from 1, frozen ones too; a norm goes with the Linear before it.
+    """
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in backbone.named_parameters():
+        groups.setdefault(f"backbone_{name.partition('.')[0]}", []).append(parameter)
+    number = 0
+    for layer in projector.modules():
+        number += isinstance(layer, nn.Linear)
+        groups.setdefault(f"projector_{number}", []).extend(layer.parameters(recurse=False))
+    trainable = {name: [each for each in group if each.requires_grad] for name, group in groups.items()}
+    return {name: group for name, group in trainable.items() if group}
+
+
+def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """Return the norm of all gradients of the parameters as one vector."""
+    return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+
+
+# ---- the steps of a training -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Observer:
+    """Measures some steps of a training and keeps a row of each; what it holds stays on the device until asked for.
+
+    A row has `step`, from 0, the measures of geometry for backbone, hidden layers and output, those of `activation` per
+    hidden layer, gradient norms per layer group, at the backbone's features and at the loss's input, and the ratio of
+    these two. Weights are those before the step. Of a group of processes the first observes its own share of a batch.
+    """
+
+    settings: Diagnostics
+    steps: list[int] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+    @contextmanager
+    def watching(self, step: int, backbone: nn.Module, projector: nn.Module, scale: int = 1) -> Iterator[None]:
+        """Measure the training step that runs inside, if it is due: forward, backward and optimiser.
+
+        scale: what the loss was multiplied by before its backward pass, and gradients of parameters were not.
+        """
+        if not self.settings.due(step):
+            yield
+            return
+        with _captured(backbone, projector) as (layers, pairs, gradients):
+            yield
+        row = {f"{name}_{key}": value for name, z_ND in layers.items() for key, value in geometry(z_ND).items()}
+        for name, (layer, inputs, outputs) in pairs.items():
+            row |= {f"{name}_{key}": value for key, value in activation(layer, inputs, outputs).items()}
+        groups = layer_groups(backbone, projector)
+        row |= {f"gradient_{name}": gradient_norm(group) for name, group in groups.items()}
+        at_features, at_loss = (gradients[name].float().norm() / scale for name in ("backbone", "output"))
+        row |= {"gradient_features": at_features, "gradient_loss": at_loss, "gradient_ratio": at_features / at_loss}
+        self.steps.append(step)
+        self.columns = list(row)
+        self.values.append(torch.stack([value.double() for value in row.values()]))
+
+    def rows(self, begin: int = 0) -> list[dict[str, float]]:
+        """Return the rows from number `begin` on, six digits of each value."""
+        if not self.values[begin:]:
+            return []
+        table = torch.stack([values.cpu() for values in self.values[begin:]]).tolist()  # restored ones lie there
+        return [
+            {"step": step} | {name: float(f"{value:.6g}") for name, value in zip(self.columns, row, strict=True)}
+            for step, row in zip(self.steps[begin:], table, strict=True)
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it."""
+        return {"steps": list(self.steps), "columns": list(self.columns), "values": list(self.values)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.steps, self.columns, self.values = (list(state[name]) for name in ("steps", "columns", "values"))
+
+
+Captured = tuple[dict[str, Tensor], dict[str, tuple[nn.Module, Tensor, Tensor]], dict[str, Tensor]]
+
+
+@contextmanager
+def _captured(backbone: nn.Module, projector: nn.Module) -> Iterator[Captured]:
+    """Yield what passes inside: layer -> values, hidden layer -> (activation, inputs, outputs), layer -> gradient."""
+    layers: dict[str, Tensor] = {}
+    pairs: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
+    gradients: dict[str, Tensor] = {}
+
+    def keep(name: str, values: Tensor) -> None:
+        layers[name] = values.detach()
+        values.register_hook(lambda gradient: gradients.update({name: gradient}))
+
+    def hidden(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+        name = f"hidden{len(pairs) + 1 if pairs else ''}"
+        layers[name], pairs[name] = outputs.detach(), (layer, inputs[0].detach(), outputs.detach())
+
+    hooks = [backbone.register_forward_hook(lambda module, inputs, outputs: keep("backbone", outputs))]
+    hooks += [layer.register_forward_hook(hidden) for layer in projector.modules() if is_activation(layer)]
+    hooks += [projector.register_forward_hook(lambda module, inputs, outputs: keep("output", outputs))]
+    try:
+        yield layers, pairs, gradients
+    finally:
+        for hook in hooks:
+            hook.remove()
