@@ -1,11 +1,12 @@
 """Gather the stages' summaries into metrics.json, plots and a page, as Markdown and as HTML."""
 
 import shutil
+from pathlib import Path
 
 from headstart.run import artifacts, paths
 from headstart.run.params import Params, load_params
 from headstart.run.stage import run_stage, say
-from headstart.study import report
+from headstart.study import gradients, report
 from headstart.study.page import to_html
 
 
@@ -23,9 +24,17 @@ def main() -> None:
         name: artifacts.read_csv(paths.simclr_metrics(name) / "curve.csv", made_by="train_simclr")
         for name in params.datasets
     }
+    measured = {
+        name: artifacts.read_csv(paths.simclr_metrics(name) / "diagnostics.csv", made_by="train_simclr")
+        for name in params.datasets
+        if (paths.simclr_metrics(name) / "diagnostics.csv").is_file()
+    }
+    flows = gradients.flow_rows(measured)
     with artifacts.write_folder(paths.PLOTS) as folder:
         artifacts.write_csv(folder / "simclr_loss.csv", report.loss_rows(curves))
         artifacts.write_csv(folder / "probe_accuracy.csv", report.accuracy_rows(summaries))
+        if flows:
+            artifacts.write_csv(folder / Path(gradients.FLOW).name, flows)
         images = folder / "images"
         images.mkdir()
         report.loss_figure(images / "simclr_loss.png", curves)
@@ -44,7 +53,7 @@ def main() -> None:
             pictures[name] = [f"{paths.PLOTS.name}/images/{target}" for target in there]
     page = report.markdown(summaries, settings(params), {"Loss": ["plots/images/simclr_loss.png"], **pictures})
     artifacts.write_text(paths.REPORT, page)
-    artifacts.write_text(paths.PAGE, to_html(report.page(summaries, settings(params), curves, shown)))
+    artifacts.write_text(paths.PAGE, to_html(report.page(summaries, settings(params), curves, shown, flows)))
     artifacts.write_json(paths.METRICS, report.metrics(summaries))
     say(page.partition("\n## ")[0])
 
@@ -58,7 +67,7 @@ def settings(params: Params) -> dict[str, object]:
         text += f"; {head.num_layers} layers, {head.init} at {head.position}, norm {head.norm}"
     if head.needs_autoencoder and head.autoencoder_dataset != "same":
         text += f"; autoencoder of {head.autoencoder_dataset}"
-    return {"projector": text, "seed": params.seed, "recipe": params.recipe}
+    return {"projector": text, "activation": head.activation, "seed": params.seed, "recipe": params.recipe}
 
 
 if __name__ == "__main__":

@@ -32,7 +32,12 @@ MINE = {
     },
 }
 BOTH = {"digits": DIGITS, "mine": MINE}
-SETTINGS = {"projector": "autoencoder (frozen) first layer", "seed": 0, "recipe": "default"}
+SETTINGS = {
+    "projector": "autoencoder (frozen) first layer",
+    "activation": "relu",
+    "seed": 0,
+    "recipe": "default",
+}
 
 
 def test_metrics_are_metric_major_with_their_mean():

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from headstart.errors import UserError
 from headstart.models.projector import Projector, build_projector
 from headstart.randomness import generator, global_seed
-from headstart.training.contrastive import Batches, SimCLR, train_simclr, training_step, validation_loss
+from headstart.training.contrastive import Batches, Epoch, SimCLR, train_simclr, training_step, validation_loss
+from headstart.training.diagnostics import Diagnostics, Observer
 from headstart.training.distributed import ALONE, Group, synchronise_batch_norm
 from headstart.training.losses import nt_xent
 from tests.training.recipe import RECIPE
@@ -126,6 +127,14 @@ def interrupted_run(batches: tuple[Batches, Batches], group: Group):
     return *run(batches, group, checkpoint=memory, on_step=done.append), done
 
 
+def watched_run(batches: tuple[Batches, Batches], group: Group):
+    """With an observer on rank 0 and a monitor that every process brings."""
+    observer = Observer(Diagnostics(every=4, dense_steps=0)) if group.rank == 0 else None
+    recipe = replace(RECIPE, monitor_epochs=2)
+    curve, state = run(batches, group, recipe, observer=observer, monitor=lambda backbone: float(group.rank))
+    return curve, state, observer.rows() if observer else []
+
+
 def refusal(batches: tuple[Batches, Batches], group: Group) -> str:
     with pytest.raises(UserError) as error:
         run(batches, group, batch_size=16)
@@ -143,6 +152,7 @@ def work(rank: int, port: int, folder: Path, batches: tuple[Batches, Batches]) -
         "steps": steps(batches[0], group),
         "run": run(batches, group),
         "resumed": interrupted_run(batches, group),
+        "watched": watched_run(batches, group),
         "apart": run(batches, group, replace(RECIPE, sync_batchnorm=False)),
         "val": validation_loss(network(), batches[1], RECIPE, BATCH, 0, group),
         "refusal": refusal(batches, group),
@@ -170,6 +180,11 @@ def found(batches, tmp_path_factory):
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(work, (port, folder, batches), nprocs=SIZE)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(SIZE)]
+
+
+def numbers(row: Epoch) -> dict[str, float]:
+    """What an epoch has been given."""
+    return {name: value for name, value in vars(row).items() if value is not None}
 
 
 def whole(parts: list[Tensor]) -> Tensor:
@@ -210,10 +225,27 @@ def test_steps_are_those_of_one_process(found, batches):
 def test_run_is_that_of_one_process(found, batches):
     curve, state = run(batches, ALONE)
     for ours, state_of_group in (process["run"] for process in found):
-        assert [vars(row) for row in ours] == [pytest.approx(vars(row), rel=1e-5) for row in curve]
+        assert [numbers(row) for row in ours] == [pytest.approx(numbers(row), rel=1e-5) for row in curve]
         assert state_of_group.keys() == state.keys()
         for name, value in state.items():
             torch.testing.assert_close(state_of_group[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_observer_and_monitor_of_the_first_process_change_no_bit(found, batches):
+    """Gradients of layers are those of one process; at features and loss they are of the first one's share."""
+    alone = watched_run(batches, ALONE)[2]
+    for process in found:
+        curve, state, _ = process["watched"]
+        assert [row.monitor for row in curve] == [None, 0.0, None][: len(curve)]
+        assert equal(([replace(row, monitor=None) for row in curve], state), process["run"])
+    rows = found[0]["watched"][2]
+    assert [row["step"] for row in rows] == [row["step"] for row in alone]
+    for ours, theirs in zip(rows, alone, strict=True):
+        layers = [name for name in theirs if name.startswith(("gradient_backbone", "gradient_projector"))]
+        assert {name: ours[name] for name in layers} == pytest.approx({name: theirs[name] for name in layers}, rel=1e-3)
+        assert ours["gradient_loss"] < theirs["gradient_loss"] * 1.01
+        assert ours["gradient_loss"] / theirs["gradient_loss"] > 0.2
+    assert not found[1]["watched"][2]
 
 
 def equal(first: tuple, second: tuple) -> bool:

@@ -8,7 +8,7 @@ import pandas as pd
 from headstart.commands.compare import SOURCES, read
 from headstart.errors import UserError
 from headstart.run import artifacts, paths
-from headstart.study import claims, curves, figures, page, rows
+from headstart.study import claims, curves, figures, gradients, page, rows
 from headstart.study.comparison import comparison
 from headstart.study.page import Picture
 from headstart.study.report import captioned
@@ -38,6 +38,7 @@ def report(options: argparse.Namespace) -> None:
         notes=notes,
         curves=_curves(data.runs) if own else [],
         pictures=workspace_pictures() if own else [],
+        flows=_flows(data.runs) if own else [],
     )
     artifacts.write_text(out, page.to_html(content))
     artifacts.write_text(out.with_suffix(".md"), page.to_markdown(content, out.name))
@@ -49,6 +50,12 @@ def _curves(runs: pd.DataFrame) -> list[curves.Curve]:
     table = figures.labelled(runs)
     columns = (table[name] for name in ("run", "dataset", "arm", "seed"))
     return curves.read_experiments(Path(), zip(*columns, strict=True))
+
+
+def _flows(runs: pd.DataFrame) -> list[gradients.Flow]:
+    table = figures.labelled(runs)
+    columns = (table[name] for name in ("run", "dataset", "arm", "projector_activation", "seed"))
+    return gradients.read_experiments(Path(), zip(*columns, strict=True))
 
 
 def workspace_pictures() -> list[Picture]:

@@ -10,6 +10,8 @@ from headstart.study.claims import Answer
 from headstart.study.claims.verdict import REFUTED, SUPPORTED, Verdict
 from headstart.study.curves import Curve
 from headstart.study.curves import figure as curves_figure
+from headstart.study.gradients import Flow
+from headstart.study.gradients import figure as gradients_figure
 from headstart.study.page import (
     UNKNOWN,
     Block,
@@ -43,11 +45,12 @@ def comparison(
     notes: Sequence[str] = (),
     curves: Sequence[Curve] = (),
     pictures: Sequence[Picture] = (),
+    flows: Sequence[Flow] = (),
 ) -> Page:
     """Return the page on finished runs and the answers to claims on them.
 
     source: what the runs are, in words. notes: what was odd about reading them. curves, pictures: where they are at
-    hand; the page says what it lacks.
+    hand; the page says what it lacks. flows: of runs that measured them, if there are any.
     """
     runs = data.runs
     sections = [
@@ -58,6 +61,7 @@ def comparison(
         Section("loss", "Loss and accuracy", _or(figures.loss_and_accuracy(runs), "No run has a finite loss."), "Loss"),
         Section("reconstruction", "Reconstruction and gain", _reconstruction(runs, pictures), "Reconstruction"),
         Section("curves", "Training curves", _curves(runs, curves), "Curves"),
+        *_gradients(runs, flows),
         Section(
             "views", "Views", _pictures(pictures, "views", "No picture of views is at hand for these runs."), "Views"
         ),
@@ -181,6 +185,13 @@ def _curves(runs: pd.DataFrame, curves: Sequence[Curve]) -> tuple[Block, ...]:
     if not curves:
         return (Text("These rows hold final losses only; curves come with runs of this repository (`--rows dvc`)."),)
     return (curves_figure(curves, figures.arm_names(runs)),)
+
+
+def _gradients(runs: pd.DataFrame, flows: Sequence[Flow]) -> list[Section]:
+    if not flows:
+        return []
+    figure = gradients_figure(flows, figures.arm_names(runs))
+    return [Section("gradients", "Gradient flow early in training", (figure,), "Gradients")]
 
 
 def _pictures(pictures: Sequence[Picture], what: str, otherwise: str) -> tuple[Block, ...]:

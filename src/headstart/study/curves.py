@@ -41,23 +41,29 @@ def read_experiments(root: Path, runs: Iterable[tuple[str, str, str, int]]) -> l
     runs: (run, dataset, arm, seed); a run is an experiment's name, a branch or a commit, or `workspace`. What cannot be
     read is left out: the page says how many curves it shows.
     """
-    refs = _git(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/exps").splitlines()
-    commits = {re.sub("^.*/", "", name): commit for name, commit in (line.split(" ") for line in refs)}
-    files: dict[str, list[dict[str, str]]] = {}
+    wanted = list(runs)
+    tables = committed_tables(root, {run for run, *_ in wanted}, CURVES)
     found = []
-    for run, dataset, arm, seed in runs:
-        if run not in files:
-            name = commits.get(run.rpartition("/")[2], run)
-            content = _workspace(root) if run == "workspace" else _git(root, "show", f"{name}:{CURVES}")
-            files[run] = list(csv.DictReader(io.StringIO(content)))
-        rows = [row for row in files[run] if row.get("dataset") == dataset]
+    for run, dataset, arm, seed in wanted:
+        rows = [row for row in tables[run] if row.get("dataset") == dataset]
         if rows:
             found.append(curve(run, dataset, arm, seed, rows))
     return found
 
 
-def _workspace(root: Path) -> str:
-    path = root / CURVES
+def committed_tables(root: Path, runs: Iterable[str], path: str) -> dict[str, list[dict[str, str]]]:
+    """Return run -> rows of a CSV file in its commit, none where it is not there; `workspace` is the file itself."""
+    refs = _git(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/exps").splitlines()
+    commits = {re.sub("^.*/", "", name): commit for name, commit in (line.split(" ") for line in refs)}
+    tables = {}
+    for run in runs:
+        name = commits.get(run.rpartition("/")[2], run)
+        content = _workspace(root / path) if run == "workspace" else _git(root, "show", f"{name}:{path}")
+        tables[run] = list(csv.DictReader(io.StringIO(content)))
+    return tables
+
+
+def _workspace(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from headstart.study import curves
+from headstart.study import curves, gradients
 from headstart.study.page import Block, Page, Picture, Section, Text, table
 
 Summaries = Mapping[str, Mapping[str, Any]]  # dataset -> {"simclr": summary.json, "probe": summary.json}
@@ -131,10 +131,12 @@ def page(
     settings: Mapping[str, Any],
     losses: Mapping[str, Sequence[Mapping[str, str]]],
     pictures: Sequence[Picture],
+    flows: Sequence[Mapping[str, str]] = (),
 ) -> Page:
     """Return the page of a single run: what there is, and that one run decides nothing.
 
-    losses: dataset -> rows of epoch, train_loss, val_loss. The page holds no time and no name of a machine.
+    losses: dataset -> rows of epoch, train_loss, val_loss. flows: rows as gradients.flow_rows makes them, if steps were
+    measured. The page holds no time and no name of a machine.
     """
     arm = settings["projector"]
     lines = [curves.curve("this run", name, arm, settings["seed"], rows) for name, rows in losses.items()]
@@ -146,6 +148,7 @@ def page(
         Section("result", "Result", _result(summaries), "Result"),
         Section("verdicts", "Verdicts", (Text(f"1 run, 1 seed: nothing to compare. Run {TO_COMPARE}."),), "Verdicts"),
         Section("curves", "Training curves", (curves.figure(lines, [arm]),), "Curves"),
+        *_gradients(flows, arm, settings),
         Section("views", "Views", shown["views"], "Views"),
         Section("reconstruction", "Reconstruction", shown["reconstructions"] or (Text(nothing),), "Reconstruction"),
         Section("confusion", "Confusion", shown["confusion"], "Confusion"),
@@ -153,6 +156,14 @@ def page(
     ]
     lead = f"Projector: {arm}. Seed {settings['seed']}, recipe {settings['recipe']}. {_lead(summaries)}"
     return Page("Headstart: result of this run", QUESTION, lead, tuple(sections))
+
+
+def _gradients(flows: Sequence[Mapping[str, str]], arm: Any, settings: Mapping[str, Any]) -> list[Section]:
+    names = dict.fromkeys(row["dataset"] for row in flows)
+    found = [gradients.flow("this run", name, arm, settings["activation"], settings["seed"], flows) for name in names]
+    if not found:
+        return []
+    return [Section("gradients", "Gradient flow", (gradients.figure(found, [arm]),), "Gradients")]
 
 
 def _lead(summaries: Summaries) -> str:
