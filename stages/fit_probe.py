@@ -78,8 +78,13 @@ def evaluate_backbone(
     features, num_classes = layers.pop("backbone"), len(data.meta["classes"])
     what = f"probe {dataset}, {'trained' if projector else 'untrained'}"
     with progress(num_fits(recipe) + len(layers) + recipe.finetune_epochs, what, "fit") as bar:
-        result = evaluate(features, recipe, num_classes=num_classes, seed=params.seed, on_fit=bar.update)
-        scores, details = evaluate_layers(layers, recipe, num_classes=num_classes, on_fit=bar.update)
+        how: dict[str, Any] = {
+            "num_classes": num_classes,
+            "on_fit": bar.update,
+            "device": data.train.images.device,
+        }
+        result = evaluate(features, recipe, seed=params.seed, **how)
+        scores, details = evaluate_layers(layers, recipe, **how)
         if recipe.finetune_epochs:
             scores["top1_finetuned"] = finetune(
                 backbone,

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from headstart.evaluation.calibration import Bin, expected_calibration_error, reliability
 from headstart.evaluation.few_labels import few_label_top1, student_interval
 from headstart.evaluation.neighbours import nearest_neighbours
-from headstart.evaluation.probe import Labelled, Linear, Probe, converged_probe, paper_probe, score
+from headstart.evaluation.probe import CPU, Labelled, Linear, Probe, converged_probe, paper_probe, score
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ def num_fits(recipe: Probe) -> int:
 
 
 def evaluate(
-    splits: Splits, recipe: Probe, *, num_classes: int, seed: int, on_fit: Callable[[], object] = lambda: None
+    splits: Splits,
+    recipe: Probe,
+    *,
+    num_classes: int,
+    seed: int,
+    on_fit: Callable[[], object] = lambda: None,
+    device: torch.device = CPU,
 ) -> Evaluation:
     """Return the probe of the recipe's protocol with its test scores.
 
@@ -48,7 +55,7 @@ def evaluate(
     `few5_high`. on_fit is called `num_fits(recipe)` times.
     """
     train, val, test = splits.train, splits.val, splits.test
-    chosen = converged_probe(train, val, recipe.strengths, num_classes)
+    chosen = converged_probe(train, val, recipe.strengths, num_classes, device=device)
     on_fit()
     tested, extra = test, {}
     if recipe.protocol == "paper":
@@ -62,9 +69,10 @@ def evaluate(
         scores["strength"] = chosen.strength
     bins = reliability(logits, tested.labels)
     scores["ece"] = expected_calibration_error(bins)
-    for k, classes in nearest_neighbours(train.features, train.labels, test.features, num_classes).items():
+    found = nearest_neighbours(train.features, train.labels, test.features, num_classes, device=device)
+    for k, classes in found.items():
         scores[f"knn{k}"] = float((classes == test.labels).mean())
-    few = few_label_top1(train, val, test, recipe, num_classes=num_classes, seed=seed, on_fit=on_fit)
+    few = few_label_top1(train, val, test, recipe, num_classes=num_classes, seed=seed, on_fit=on_fit, device=device)
     details: dict[str, float] = {}
     for name, top1 in few.items():
         scores[name] = float(np.mean(top1))
@@ -74,7 +82,12 @@ def evaluate(
 
 
 def evaluate_layers(
-    layers: Mapping[str, Splits], recipe: Probe, *, num_classes: int, on_fit: Callable[[], object] = lambda: None
+    layers: Mapping[str, Splits],
+    recipe: Probe,
+    *,
+    num_classes: int,
+    on_fit: Callable[[], object] = lambda: None,
+    device: torch.device = CPU,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return (scores, details) of the converged probe on each layer: `top1_hidden`, and all else as `hidden_macro_f1`.
 
@@ -83,7 +96,7 @@ def evaluate_layers(
     scores: dict[str, float] = {}
     details: dict[str, float] = {}
     for name, splits in layers.items():
-        fit = converged_probe(splits.train, splits.val, recipe.strengths, num_classes)
+        fit = converged_probe(splits.train, splits.val, recipe.strengths, num_classes, device=device)
         found = score(fit.probe.logits(splits.test.features), splits.test.labels)
         scores[f"top1_{name}"] = found.pop("top1")
         details |= {f"{name}_{key}": value for key, value in found.items()} | {f"{name}_val_top1": fit.val_top1}

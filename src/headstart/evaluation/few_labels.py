@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
-from headstart.evaluation.probe import Labelled, Probe, converged_probe, score
+from headstart.evaluation.probe import CPU, Labelled, Probe, converged_probe, score
 from headstart.randomness import numpy_generator
 
 
@@ -49,6 +50,7 @@ def few_label_top1(
     num_classes: int,
     seed: int,
     on_fit: Callable[[], object] = lambda: None,
+    device: torch.device = CPU,
 ) -> dict[str, np.ndarray]:
     """Return name -> test accuracy of each draw, (few_draws,), of every few-label probe of the recipe.
 
@@ -59,7 +61,7 @@ def few_label_top1(
     for name, chosen in draws(recipe, train.labels, seed).items():
         top1 = []
         for rows in chosen:
-            fit = converged_probe(train.rows(rows), val, recipe.strengths, num_classes, statistics=train)
+            fit = converged_probe(train.rows(rows), val, recipe.strengths, num_classes, statistics=train, device=device)
             top1.append(score(fit.probe.logits(test.features), test.labels)["top1"])
             on_fit()
         accuracies[name] = np.array(top1)
