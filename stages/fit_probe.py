@@ -9,10 +9,10 @@ from torch import nn
 
 from headstart.data.arrays import Split
 from headstart.evaluation.calibration import Bin
-from headstart.evaluation.evaluate import Evaluation, Splits, evaluate, evaluate_layers, num_fits
+from headstart.evaluation.evaluate import Evaluation, evaluate, evaluate_layers, num_fits
 from headstart.evaluation.features import extract_layers
 from headstart.evaluation.finetune import finetune
-from headstart.evaluation.probe import Labelled, Linear, confusion, majority_top1
+from headstart.evaluation.probe import Labelled, Linear, Splits, confusion, majority_top1
 from headstart.models.backbone import build_backbone, num_features
 from headstart.models.projector import load_projector
 from headstart.run import artifacts, paths, tracking

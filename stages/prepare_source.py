@@ -5,7 +5,7 @@ from pathlib import Path
 
 from headstart.errors import UserError
 from headstart.run import artifacts, paths
-from headstart.run.params import load_params
+from headstart.run.params import Params, load_params
 from headstart.run.stage import run_stage
 from stages.download import download
 from stages.prepare import prepare
@@ -19,6 +19,11 @@ def main(source: str) -> None:
         with artifacts.write_folder(out) as folder:
             artifacts.write_json(folder / "none.json", {"source": source})
         return
+    bring(source, params, out)
+
+
+def bring(source: str, params: Params, out: Path) -> None:
+    """Download and prepare a dataset into `out`; its archives are not kept."""
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{source}.", dir=out.parent) as temporary:

@@ -17,6 +17,10 @@ def main() -> None:
         name: {
             "simclr": artifacts.read_json(paths.simclr_metrics(name) / "summary.json", made_by="train_simclr"),
             "probe": artifacts.read_json(paths.probe_metrics(name) / "summary.json", made_by="fit_probe"),
+            "transfer": {
+                target: artifacts.read_json(paths.transfer_metrics(name, target) / "summary.json", made_by="transfer")
+                for target in params.probe.datasets
+            },
         }
         for name in params.datasets
     }

@@ -1,5 +1,6 @@
 """The pipeline through the real dvc, in a temporary clone with tiny settings, as users drive it."""
 
+import json
 import os
 import shutil
 import signal
@@ -157,3 +158,41 @@ def test_make_repro_works_without_git_history(workspace, tmp_path):
     done = run(folder, "make", "repro", GIT_CEILING_DIRECTORIES=str(tmp_path))
     assert "No git history here" in done.stdout
     assert metrics(folder) == metrics(workspace)
+
+
+def test_all_evaluation_and_diagnostics_change_no_weight_and_transfer_trains_nothing(workspace):
+    before = outs(workspace)
+    knobs = {
+        "probe.layers": "[backbone,hidden,output]",
+        "probe.few_shares": "[0.1]",
+        "probe.finetune_epochs": "1",
+        "diagnostics.every": "2",
+        "diagnostics.dense_steps": "3",
+        "simclr.monitor_epochs": "1",
+    }
+    done = run(workspace, "dvc", "exp", "run", *(word for knob in knobs.items() for word in ("-S", "=".join(knob))))
+    assert executed(done.stdout) == {"train_simclr", "fit_probe", "report", "track"}
+    after = outs(workspace)
+    for part in ("backbone", "projector"):
+        name = f"models/simclr/digits/{part}.safetensors"
+        assert after[name] == before[name]
+    table = metrics(workspace)
+    kept = json.loads(before["metrics/metrics.json"])
+    assert {name: table[name] for name in kept} == kept
+    assert {"top1_hidden", "top1_output", "top1_finetuned", "top1_finetuned_untrained", "few10pct"} <= set(table)
+    folder = workspace / "metrics" / "simclr" / "digits"
+    steps = [line.split(",")[0] for line in (folder / "diagnostics.csv").read_text().splitlines()]
+    assert steps == ["step", "0", "1", "2", "4", "6", "8"][: len(steps)] and len(steps) > 5
+    curve = (folder / "curve.csv").read_text().splitlines()
+    assert curve[0].endswith(",monitor") and 0 < float(curve[-1].split(",")[-1]) <= 1
+    assert "Gradient flow" in (workspace / "metrics" / "report.html").read_text()
+    assert (workspace / "metrics" / "plots" / "gradient_flow.csv").is_file()
+
+    done = run(workspace, "dvc", "exp", "run", "-S", "probe.datasets=[digits]")  # on itself: what is known
+    assert executed(done.stdout) == {"prepare_target", "transfer", "report", "track"}
+    table = metrics(workspace)
+    for name in ("top1_on_digits", "top1_zero_shot_on_digits"):
+        assert table[name] == table["top1"]
+    assert table["top1_on_digits_untrained"] == table["top1_untrained"]
+    assert table["knn20_on_digits"] == table["knn20"]
+    restore(workspace)

@@ -1,6 +1,7 @@
 """Stage scripts: their declared dependencies, and how they answer what a user can get wrong."""
 
 import ast
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,11 +72,10 @@ def test_changing_the_probe_does_not_retrain():
 def test_every_params_key_that_a_stage_names_exists():
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for name, stage in STAGES.items():
-        for key in stage.get("params", []):
+        for template in stage.get("params", []):
             node = params
-            for part in (
-                key.replace("${item.dataset}", "digits").replace("${projector.autoencoder_dataset}", "same").split(".")
-            ):
+            key = re.sub(r"\$\{item.\w+\}", "digits", template).replace("${projector.autoencoder_dataset}", "same")
+            for part in key.split("."):
                 assert part in node, f"{name}: {key}"
                 node = node[part]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from headstart.evaluation.calibration import expected_calibration_error, reliability
-from headstart.evaluation.evaluate import Splits, evaluate, evaluate_layers, num_fits
+from headstart.evaluation.evaluate import evaluate, evaluate_layers, num_fits
 from headstart.evaluation.few_labels import few_label_draws, student_interval
 from headstart.evaluation.neighbours import nearest_neighbours
-from headstart.evaluation.probe import converged_probe, score
+from headstart.evaluation.probe import Splits, converged_probe, score
 from tests.evaluation.recipe import RECIPE, recipe
 
 

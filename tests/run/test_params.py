@@ -240,6 +240,7 @@ OUT_OF_RANGE = [
     ("data.digits.image_size", 7, "is too small for backbone.stem stride2: must be at least 8, or choose stem cifar"),
     ("projector.num_layers", 1, "must be at least 2 and at most 6"),
     ("projector.position", 2, "must be below projector.num_layers, 2"),
+    ("probe.datasets", ["mine", "mine"], "must not name a dataset twice"),
     ("datasets", [], "must name at least one dataset"),
     ("datasets", ["digits", "digits"], "must not name a dataset twice"),
 ]
@@ -307,6 +308,12 @@ def test_names_with_a_meaning_are_no_datasets(edited, tree):
     assert refused(edited({"data.same": tree["data"]["digits"]})).startswith(
         "params.yaml: data.same: {'kind': 'digits'"
     )
+
+
+def test_dataset_of_the_probe_without_a_row(edited):
+    message = refused(edited({"probe.datasets": ["mine", "cifar11"]}))
+    assert message.startswith("params.yaml: probe.datasets: 'cifar11' must be one of digits, mine, ")
+    assert message.endswith("(nearest: cifar10)")
 
 
 def test_active_dataset_without_a_row(edited):

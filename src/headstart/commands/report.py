@@ -54,7 +54,9 @@ def _curves(runs: pd.DataFrame) -> list[curves.Curve]:
 
 def _flows(runs: pd.DataFrame) -> list[gradients.Flow]:
     table = figures.labelled(runs)
-    columns = (table[name] for name in ("run", "dataset", "arm", "projector_activation", "seed"))
+    layers = table["projector_num_layers"].map(lambda number: f", {number} layers" if number > 2 else "")
+    table = table.assign(head=table["projector_activation"] + layers)
+    columns = (table[name] for name in ("run", "dataset", "arm", "head", "seed"))
     return gradients.read_experiments(Path(), zip(*columns, strict=True))
 
 

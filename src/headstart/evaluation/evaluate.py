@@ -9,16 +9,7 @@ import torch
 from headstart.evaluation.calibration import Bin, expected_calibration_error, reliability
 from headstart.evaluation.few_labels import few_label_top1, student_interval
 from headstart.evaluation.neighbours import nearest_neighbours
-from headstart.evaluation.probe import CPU, Labelled, Linear, Probe, converged_probe, paper_probe, score
-
-
-@dataclass(frozen=True)
-class Splits:
-    """A dataset's features, from one layer of one backbone."""
-
-    train: Labelled
-    val: Labelled
-    test: Labelled
+from headstart.evaluation.probe import CPU, Labelled, Linear, Probe, Splits, converged_probe, paper_probe, score
 
 
 @dataclass(frozen=True)

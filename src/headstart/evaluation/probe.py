@@ -55,6 +55,15 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Splits:
+    """A dataset's features, from one layer of one backbone."""
+
+    train: Labelled
+    val: Labelled
+    test: Labelled
+
+
+@dataclass(frozen=True)
 class Linear:
     """A fitted probe: logits = ((x - mean) / scale) @ weight.T + bias; weight (K, D), bias (K,), mean, scale (D,)."""
 

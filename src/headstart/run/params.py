@@ -254,8 +254,7 @@ def _check_references(params: Params) -> None:
             raise UserError(_line(f"data.{name}.views", row.views, allowed))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", params.device):
         raise UserError(_line("device", params.device, "must be auto, cpu, cuda or cuda:N"))
-    if not params.probe.strengths:
-        raise UserError(_line("probe.strengths", params.probe.strengths, "must hold at least one number"))
+    _check_probe(params)
 
 
 def _check_mirror(mirror: str | None) -> None:
@@ -275,3 +274,14 @@ def _check_projector(params: Params) -> None:
         raise UserError(_line("projector.autoencoder_dataset", seen, allowed))
     if params.simclr.optimizer == "adamw" and params.simclr.momentum == 1:
         raise UserError(_line("simclr.momentum", params.simclr.momentum, "must be below 1: it is adamw's beta 1"))
+
+
+def _check_probe(params: Params) -> None:
+    for name in params.probe.datasets:
+        if name not in params.data:
+            allowed = f"must be one of {', '.join(params.data)}{nearest(name, params.data)}"
+            raise UserError(_line("probe.datasets", name, allowed))
+    if len(set(params.probe.datasets)) != len(params.probe.datasets):
+        raise UserError(_line("probe.datasets", params.probe.datasets, "must not name a dataset twice"))
+    if not params.probe.strengths:
+        raise UserError(_line("probe.strengths", params.probe.strengths, "must hold at least one number"))

@@ -39,6 +39,11 @@ def source(dataset: str) -> Path:
     return Path("data/source") / dataset
 
 
+def target(dataset: str) -> Path:
+    """Return the folder of the packed arrays of another dataset that backbones are judged on."""
+    return Path("data/target") / dataset
+
+
 def autoencoder(dataset: str, init: str, dim: int) -> Path:
     """Return the folder of the autoencoder that an initialisation needs, or of the marker that it needs none."""
     return Path("models/autoencoder") / dataset / f"{init}-{dim}"
@@ -62,3 +67,8 @@ def probe(dataset: str) -> Path:
 def probe_metrics(dataset: str) -> Path:
     """Return the folder of the probe's scores, confusion matrix and per-class accuracies."""
     return Path("metrics/probe") / dataset
+
+
+def transfer_metrics(source: str, target: str) -> Path:
+    """Return the folder of a backbone's scores on another dataset; beside those of probes, where `report` looks."""
+    return Path("metrics/probe") / f"{source}-on-{target}"

@@ -8,9 +8,11 @@ from typing import Any
 from headstart.study import curves, gradients
 from headstart.study.page import Block, Page, Picture, Section, Text, table
 
-Summaries = Mapping[str, Mapping[str, Any]]  # dataset -> {"simclr": summary.json, "probe": summary.json}
+# dataset -> {"simclr": summary.json, "probe": summary.json, "transfer": {other dataset: summary.json}}, the last if any
+Summaries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
 
+TRANSFERRED = ("top1", "knn20", "top1_zero_shot")  # of another dataset, in metrics.json
 TO_COMPARE = (
     "`dvc exp run --queue -S 'seed=range(0,3)' -S 'projector.init=autoencoder,random'`, then `dvc queue start -j 1` "
     "and `make report`"
@@ -44,6 +46,9 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, float]:
         f"{name}_untrained": value for name, value in probe["untrained"].items() if name not in ("strength", "val_top1")
     }
     values |= {"train_loss": simclr["train_loss"], "val_loss": simclr["val_loss"], "best_epoch": simclr["best_epoch"]}
+    for target, found in summary.get("transfer", {}).items():
+        values |= {f"{name}_on_{target}": found["trained"][name] for name in TRANSFERRED if name in found["trained"]}
+        values[f"top1_on_{target}_untrained"] = found["untrained"]["top1"]
     if simclr["autoencoder"]:
         made = {"test_mse", "test_psnr", "num_parameters"} & set(simclr["autoencoder"])
         values |= {f"autoencoder_{name}": simclr["autoencoder"][name] for name in made}
@@ -146,6 +151,7 @@ def page(
     nothing = "No picture here: this initialisation needs no autoencoder."
     sections = [
         Section("result", "Result", _result(summaries), "Result"),
+        *_transfer(summaries),
         Section("verdicts", "Verdicts", (Text(f"1 run, 1 seed: nothing to compare. Run {TO_COMPARE}."),), "Verdicts"),
         Section("curves", "Training curves", (curves.figure(lines, [arm]),), "Curves"),
         *_gradients(flows, arm, settings),
@@ -188,6 +194,30 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
     numbers = set(records[0]) - {"dataset"}
     note = Text("Untrained is the same backbone before SimCLR; majority always says the commonest class.", "note")
     return (table("result-table", caption, records, numbers), note)
+
+
+def _transfer(summaries: Summaries) -> list[Section]:
+    records = [
+        {
+            "trained on": name,
+            "judged on": target,
+            "test images": str(found["num_test"]),
+            "top-1": _cell(found["trained"]["top1"]),
+            "untrained": _cell(found["untrained"]["top1"]),
+            "20 nearest neighbours": _cell(found["trained"]["knn20"]),
+            "its own probe": _cell(found["trained"].get("top1_zero_shot")),
+        }
+        for name, summary in summaries.items()
+        for target, found in summary.get("transfer", {}).items()
+    ]
+    if not records:
+        return []
+    caption = (
+        "Backbones on other datasets: probes fitted there; its own probe, where the classes have the same names. "
+        "1 run, 1 seed."
+    )
+    numbers = set(records[0]) - {"trained on", "judged on"}
+    return [Section("transfer", "Other datasets", (table("transfer-table", caption, records, numbers),), "Transfer")]
 
 
 def _cost(summaries: Summaries) -> tuple[Block, ...]:
