@@ -33,7 +33,7 @@ def workspace(tmp_path_factory):
     """A reproduced workspace whose results are committed."""
     folder = checkout(tmp_path_factory.mktemp("workspace"))
     done = run(folder, "dvc", "repro")
-    assert executed(done.stdout) == {*DATASET_STAGES, "report", "track"}
+    assert executed(done.stdout) == {*DATASET_STAGES, "prepare_source", "report", "track"}
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "baseline")
     return folder
@@ -160,6 +160,7 @@ def test_make_repro_works_without_git_history(workspace, tmp_path):
     assert metrics(folder) == metrics(workspace)
 
 
+@pytest.mark.slow
 def test_all_evaluation_and_diagnostics_change_no_weight_and_transfer_trains_nothing(workspace):
     before = outs(workspace)
     knobs = {
