@@ -44,9 +44,12 @@ class _Whitened:
     def __init__(self, x_ND: Tensor, labels_N: Tensor) -> None:
         self.centre_D = x_ND.mean(0, dtype=torch.float64)
         x_ND = (x_ND - self.centre_D).float()
-        eigenvalues, basis_DD = torch.linalg.eigh((x_ND.T @ x_ND).double())
-        rank = min(len(x_ND), len(eigenvalues))
-        self.eigenvalues_R, self.basis_DR = eigenvalues[-rank:].clamp_min(0), basis_DD[:, -rank:]
+        if len(x_ND) < x_ND.shape[1]:
+            _, singular_values, basis_RD = torch.linalg.svd(x_ND.double(), full_matrices=False)
+            self.eigenvalues_R, self.basis_DR = singular_values.square(), basis_RD.T
+        else:
+            eigenvalues, self.basis_DR = torch.linalg.eigh((x_ND.T @ x_ND).double())
+            self.eigenvalues_R = eigenvalues.clamp_min(0)
         self.x_NR = x_ND @ self.basis_DR.float()
         self.labels_N1 = labels_N[:, None]
         self.num_classes = int(labels_N.max()) + 1
