@@ -4,18 +4,34 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headstart.errors import UserError
 from headstart.knobs import nearest
-from headstart.run.params import read_yaml, to_params
+from headstart.run.artifacts import write_text
+from headstart.run.params import Params, read_yaml, to_params
 from headstart.sweep import pipeline
 from headstart.sweep.grid import Grid, Overrides
 from headstart.sweep.pipeline import Pipeline
 
 DIGITS = 10  # of the identity, in a name: among 10,000 cells two are alike with probability 5e-5
+
+
+@dataclass(frozen=True)
+class Work:
+    """What decides how long a cell takes on a given machine; autoencoder: its architecture and epochs, if needed."""
+
+    dataset: str
+    kind: str
+    arch: str
+    stem: str
+    image_size: int
+    batch_size: int
+    epochs: int
+    probe: str
+    autoencoder: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,7 @@ class Cell:
     identity: str
     dataset: str
     autoencoder: str | None
+    work: Work | None = None
 
 
 def make_cells(grid: Grid, root: Path = Path()) -> tuple[Cell, ...]:
@@ -52,7 +69,7 @@ def make_cells(grid: Grid, root: Path = Path()) -> tuple[Cell, ...]:
             raise UserError(f"{grid.path}: {str(error).removeprefix('params.yaml: ')}") from None
         if len(params.datasets) != 1:
             raise UserError(f"{grid.path}: datasets: params.yaml has {params.datasets}; make one fixed, or an axis")
-        cell = _cell(grid.name, overrides, params.datasets[0], stages, changed)
+        cell = _cell(grid.name, overrides, work_of(params, params.datasets[0]), stages, changed)
         cells.setdefault(cell.name, cell)
     return tuple(cells.values())
 
@@ -74,8 +91,38 @@ def read_pipeline(root: Path) -> Pipeline:
     return Pipeline(definition, {dep: _md5(root / dep) for dep in named if (root / dep).is_file()})
 
 
-def _cell(sweep: str, overrides: Overrides, dataset: str, stages: Pipeline, tree: Mapping[str, Any]) -> Cell:
-    chosen = pipeline.involved(stages.entries(tree), dataset)
+def work_of(params: Params, dataset: str) -> Work:
+    """Return what a run on a dataset has to do."""
+    row, coder, probe = params.dataset(dataset), params.autoencoder, params.probe
+    return Work(
+        dataset,
+        row.kind,
+        params.backbone.arch,
+        params.backbone.stem,
+        row.image_size,
+        row.batch_size,
+        params.simclr.epochs,
+        f"{probe.protocol}, {len(probe.strengths)} strengths, {probe.few_draws if probe.few_labels else 0} draws",
+        f"{coder.arch}, {coder.epochs} epochs" if params.projector.needs_autoencoder else "",
+    )
+
+
+def save_cells(cells: Iterable[Cell], file: Path) -> None:
+    """Write cells so that `load_cells` gives them back: whatever becomes of the code meanwhile."""
+    write_text(file, json.dumps([asdict(cell) for cell in cells]) + "\n")
+
+
+def load_cells(file: Path) -> tuple[Cell, ...]:
+    """Return saved cells, none where there is no file."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        return ()
+    return tuple(Cell(**{**row, "work": Work(**row["work"]) if row["work"] else None}) for row in rows)
+
+
+def _cell(sweep: str, overrides: Overrides, work: Work, stages: Pipeline, tree: Mapping[str, Any]) -> Cell:
+    chosen = pipeline.involved(stages.entries(tree), work.dataset)
     identity = pipeline.identity(chosen)
     last = pipeline.autoencoder_of(chosen)
     shared = None
@@ -83,7 +130,7 @@ def _cell(sweep: str, overrides: Overrides, dataset: str, stages: Pipeline, tree
         (out,) = last.outs
         width = out.rpartition("-")[2]  # the initialisation in the path decides nothing of the training
         shared = f"{last.dataset}-{width}-{tree['seed']}-{pipeline.identity(pipeline.upstream(chosen, last))[:8]}"
-    return Cell(f"{sweep}-{identity[:DIGITS]}", overrides, identity, dataset, shared)
+    return Cell(f"{sweep}-{identity[:DIGITS]}", overrides, identity, work.dataset, shared, work)
 
 
 def _check_keys(grid: Grid, tree: Mapping[str, Any]) -> None:

@@ -64,7 +64,11 @@ def fetch_experiments(root: Path, folder: Path, refs: Mapping[str, str]) -> None
 def environment(root: Path, folder: Path, **extra: str) -> dict[str, str]:
     """Return the environment of a process of the sweep: this Python's programs first, the main workspace's caches."""
     # What git and DVC say of another repository, as in a hook, is not meant for this one.
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_DIR", "GIT_INDEX", "GIT_WORK", "DVC_"))}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("GIT_DIR", "GIT_INDEX", "GIT_WORK", "DVC_"))
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return {
         **kept,

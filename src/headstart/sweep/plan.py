@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from headstart.sweep.cells import Cell
 from headstart.sweep.ledger import Finished
@@ -10,21 +9,25 @@ from headstart.sweep.ledger import Finished
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a sweep: all in the grid's order, the finished ones by name, those to run in their order."""
+    """The cells of a sweep: all in the grid's order, the finished ones by name, those to run in their order.
+
+    made: the autoencoders that finished cells have trained.
+    """
 
     cells: tuple[Cell, ...]
     done: Mapping[str, Finished]
     todo: tuple[Cell, ...]
+    made: frozenset[str]
 
 
 def make_plan(cells: Sequence[Cell], finished: Mapping[str, Finished]) -> Plan:
     """Return what is done, by identity, and the rest in the order in which it is to run."""
     done = {cell.name: finished[cell.identity] for cell in cells if cell.identity in finished}
-    made = {cell.autoencoder for cell in cells if cell.name in done}
-    return Plan(tuple(cells), done, in_order([cell for cell in cells if cell.name not in done], made))
+    made = frozenset(cell.autoencoder for cell in cells if cell.name in done and cell.autoencoder)
+    return Plan(tuple(cells), done, in_order([cell for cell in cells if cell.name not in done], made), made)
 
 
-def in_order(cells: Sequence[Cell], made: set[str | None]) -> tuple[Cell, ...]:
+def in_order(cells: Sequence[Cell], made: frozenset[str]) -> tuple[Cell, ...]:
     """Return cells so that of those that share an autoencoder one comes first, and long before the others.
 
     Seed by seed: first one cell for each autoencoder that is not made yet, then those that need none, then the others.

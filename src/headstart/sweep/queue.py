@@ -29,8 +29,11 @@ from headstart.sweep.workers import Workers, end, processes_of
 POLL_SECONDS = 0.5
 AHEAD = 1  # cells that wait in DVC's queue, per job: no worker waits for the driver
 COLLECT_SECONDS = 60.0  # from the end of an experiment's process until its ref is there; a second when nothing is wrong
-SETUP_SECONDS = 120.0  # from being taken from the queue until its process runs
-KILLED = re.compile(r"exited with (-\d+|137|143)\b")  # a stage ended by a signal: by a kill or for memory, not by itself
+SETUP_SECONDS = 120.0  # from being taken from the queue until its process runs; seconds when nothing is wrong
+FAILED, FOREIGN = "failed", "its results are not complete, or not of the cell's settings and code"
+KILLED = re.compile(
+    r"exited with (-\d+|137|143)\b"
+)  # a stage ended by a signal: by a kill or for memory, not by itself
 
 
 @dataclass
@@ -62,7 +65,7 @@ class Queue:
         clone.make_clone(self.root, revision, self.folder)
 
     def put(self, cell: Cell) -> None:
-        """Queue a cell, as `dvc exp run --queue -n NAME -S ...` does, in this process: a second of imports less each."""
+        """Queue a cell, as `dvc exp run --queue -n NAME -S ...` does, without a process of its own: seconds less."""
         from dvc.repo import Repo, lock_repo
 
         # DVC takes params.yaml relative to the working directory
@@ -87,22 +90,23 @@ class Queue:
         file = self.runs / task.revision / f"{task.revision}.json"
         info = _read(file)
         if not info:
-            waited = time.time() - task.since
-            idle = not any((self.runs / other.revision).is_dir() and not other.ended for other in self.tasks)
-            return "its worker was lost before it began" if idle and waited > SETUP_SECONDS else None
+            if time.time() - task.since < SETUP_SECONDS:
+                return None
+            if task.revision in self._queued():
+                task.since = time.time()
+                return None
+            return "its worker was lost before it began"
         if not task.pid:
             task.pid, task.since = int(info["pid"]), time.time()
             self.states.begin(task.cell.name, task.pid, log=str(file.with_suffix(".out")))
         code = info["returncode"]
         if code is None:
             return self._look_at_process(task, workers)
-        if code == 0 and self._is_done(task):
-            return ""
         if code != 0:
-            return "failed"
+            return FAILED if code > 0 else "its process was killed"
         if not task.ended:
             task.ended, task.since = True, time.time()
-        return "its experiment was not collected" if time.time() - task.since > COLLECT_SECONDS else None
+        return self._collect(task)
 
     def _look_at_process(self, task: Task, workers: set[int]) -> str | None:
         try:
@@ -117,12 +121,21 @@ class Queue:
         task.since = time.time()
         return None
 
-    def _is_done(self, task: Task) -> bool:
+    def _collect(self, task: Task) -> str | None:
+        """Bring the experiment of a task that ended well into the main workspace's repository."""
+        name = task.cell.name
         refs = clone.experiments(self.folder)
-        if task.cell.name not in refs:
-            return False
-        clone.fetch_experiments(self.root, self.folder, {task.cell.name: refs[task.cell.name]})
-        return task.cell.identity in self.ledger.read()
+        if name not in refs:
+            return "its experiment was not collected" if time.time() - task.since > COLLECT_SECONDS else None
+        clone.fetch_experiments(self.root, self.folder, {name: refs[name]})
+        return "" if task.cell.identity in self.ledger.read() else FOREIGN
+
+    def _queued(self) -> set[str]:
+        """The tasks that no worker has taken yet."""
+        from dvc.repo import Repo
+
+        with Repo(str(self.folder)) as repo:
+            return {entry.stash_rev for entry in repo.experiments.celery_queue.iter_queued()}
 
     def keep_log(self, task: Task) -> str:
         """Move an attempt's output into the cell's log; return its last lines."""
@@ -154,10 +167,12 @@ def run(root: Path, revision: str, cells: Sequence[Cell], states: SweepState, op
     for cell in cells:
         if cell.identity in finished:
             states.done(cell.name)
+        elif states.get(cell.name).attempts:  # of an earlier run; each counts anew
+            states.retry(cell.name)
     try:
         while (waiting or queue.tasks) and not states.stop_requested():
             while waiting and len(queue.tasks) < options.jobs * (1 + AHEAD):
-                queue.put(waiting.popleft())
+                _put(queue, waiting.popleft())
             queue.workers.keep(min(options.jobs, len(queue.tasks)), all(task.pid for task in queue.tasks))
             for task, said in queue.look():
                 if _settle(queue, task, said):
@@ -166,10 +181,19 @@ def run(root: Path, revision: str, cells: Sequence[Cell], states: SweepState, op
     finally:
         queue.close()
         for task in queue.tasks:
-            state = states.get(task.cell.name)
-            if state.state == RUNNING:  # stopped: that was no attempt of its own
+            if states.get(task.cell.name).state == RUNNING:
                 states.wait(task.cell.name)
-                states.update(task.cell.name, attempts=state.attempts - 1)
+
+
+def _put(queue: Queue, cell: Cell) -> None:
+    """Queue a cell; what DVC refuses has failed."""
+    from dvc.exceptions import DvcException
+
+    try:
+        queue.put(cell)
+    except DvcException as error:
+        queue.states.failed(cell.name, f"DVC did not queue it: {error}")
+        say(f"failed  {cell.name}: DVC did not queue it: {error}")
 
 
 def _settle(queue: Queue, task: Task, said: str) -> bool:
@@ -181,10 +205,10 @@ def _settle(queue: Queue, task: Task, said: str) -> bool:
         states.done(name)
         say(f"done    {name}")
         return False
-    lost = said != "failed" or bool(KILLED.search(lines))
+    lost = said not in (FAILED, FOREIGN) or bool(KILLED.search(lines))
     if not task.pid:
         states.update(name, attempts=states.get(name).attempts + 1)
-    error = lines if said == "failed" else f"{said}\n{lines}".strip()
+    error = lines if said == FAILED else f"{said}\n{lines}".strip()
     states.update(name, log=str(states.log(name)))
     if lost and states.get(name).attempts < queue.options.attempts:
         states.wait(name, error)

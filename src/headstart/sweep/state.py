@@ -121,10 +121,10 @@ class SweepState:
         """Return where a cell's output goes; attempts follow each other in it."""
         return self.folder / "logs" / f"{name}.log"
 
-    def tail(self, name: str, lines: int = 5) -> list[str]:
-        """Return the last lines of a cell's log that say something."""
+    def tail(self, name: str, lines: int = 5, log: str = "") -> list[str]:
+        """Return the last lines of a cell's log that say something; `log`: another file, as of a run under way."""
         try:
-            with self.log(name).open("rb") as file:
+            with Path(log or self.log(name)).open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
                 text = file.read().decode(errors="replace")
         except OSError:

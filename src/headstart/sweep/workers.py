@@ -16,7 +16,7 @@ from headstart.sweep import clone
 from headstart.sweep.engines import EngineOptions
 
 GRACE_SECONDS = 5.0
-HUNG_SECONDS = 30.0
+HUNG_SECONDS = 60.0
 T = TypeVar("T")
 
 
@@ -41,7 +41,7 @@ class Worker:
 
 
 class Workers:
-    """What `dvc queue start -j N` begins, begun so that each has its device and log, and that none outlives the sweep."""
+    """What `dvc queue start -j N` begins, but each with its device and log, and none outlives the sweep."""
 
     def __init__(self, root: Path, folder: Path, logs: Path, options: EngineOptions):
         self.root, self.folder, self.logs, self.options = root, folder, logs, options
