@@ -81,7 +81,37 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", type=Path, required=True, metavar="FILE.npz|FILE.parquet")
     predict.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
     predict.set_defaults(run=_predict)
+    sweep = commands.add_parser("sweep", help="plan, run and watch a grid of experiments: a file in sweeps/")
+    _add_sweep(sweep.add_subparsers(title="actions", required=True, metavar="ACTION"))
     return top
+
+
+def _add_sweep(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    helps = {
+        "plan": "print the cells, what is done, what would run, hours and disk",
+        "run": "run what is missing; again after a kill: goes on",
+        "status": "show how far it is: a live table, failures with their log",
+        "stop": "end what runs; checkpoints stay",
+        "resume": "as run, with the engine and options that it was begun with",
+        "retry": "as resume, with the failed cells",
+    }
+    parsers = {name: actions.add_parser(name, help=text, description=text) for name, text in helps.items()}
+    for name, parser in parsers.items():
+        parser.add_argument("file", type=Path, metavar="FILE", help="the grid: sweeps/NAME.yaml, or NAME")
+        parser.set_defaults(run=_sweep, action=name)
+    parsers["retry"].add_argument("--failed", action="store_true", required=True, help="the cells that failed")
+    parsers["status"].add_argument("--once", action="store_true", help="print once and end; without a terminal: always")
+    parsers["plan"].add_argument("--cells", action="store_true", help="list every cell, in the order of running")
+    for name in ("plan", "run", "resume", "retry"):
+        parsers[name].add_argument("--jobs", type=int, metavar="N", help="cells at once on this machine (default: 1)")
+    for name in ("run", "resume", "retry"):
+        add = parsers[name].add_argument
+        add("--engine", metavar="NAME", help="queue (DVC's, on this machine: the default) or ray (a cluster)")
+        add("--devices", metavar="0,1", help="queue: CUDA_VISIBLE_DEVICES of the runs, in turn (more jobs: they share)")
+        add("--attempts", type=int, metavar="N", help="how often a cell is begun that is lost to a kill (default: 3)")
+        add("--address", metavar="HOST:PORT", help="ray: the cluster's head (default: auto, the one on this machine)")
+        add("--gpus-per-run", type=float, metavar="X", help="ray: of a GPU, as 0.25 for four runs on each (default: 0)")
+        add("--cpus-per-run", type=float, metavar="X", help="ray: cores of each run (default: 1)")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -112,6 +142,12 @@ def _predict(options: argparse.Namespace) -> None:
     from headstart.commands.predict import predict
 
     predict(options)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from headstart.commands.sweep import sweep
+
+    sweep(options)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,11 @@ class Params:
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Return the validated parameters; raises UserError with one line for the first thing that is wrong."""
-    tree = _read_yaml(path)
+    return to_params(read_yaml(path))
+
+
+def to_params(tree: dict[str, Any]) -> Params:
+    """Return the validated parameters of a tree as the file holds it; raises UserError as `load_params` does."""
     for key in ("recipe", "data"):
         if key not in tree:
             raise UserError(f"params.yaml: {key}: missing key")
@@ -114,7 +118,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         OneOf(RECIPES).check(recipe)
     except ValueError as error:
         raise UserError(_line("recipe", recipe, str(error))) from None
-    raw = _resolve(tree, str(recipe), "")
+    raw = of_recipe(tree, str(recipe))
     sections = dict(raw)
     rows = sections.get("data")
     if not isinstance(rows, dict):
@@ -134,22 +138,23 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     return params
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML 1.2 floats: PyYAML alone reads the `1e-05` that DVC writes as a string."""
 
 
-_Loader.yaml_implicit_resolvers = {
+Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 _INT = r"[-+]?[0-9]+$"
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?!{_INT})({_FLOAT})$"), list("-+.0123456789"))
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?!{_INT})({_FLOAT})$"), list("-+.0123456789"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file that holds a mapping, or raise UserError."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; run from the repository's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -159,15 +164,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _resolve(node: Any, recipe: str, key: str) -> Any:
-    """Replace every mapping of recipe names by the value of the active one."""
+def of_recipe(node: Any, recipe: str, key: str = "") -> Any:
+    """Return a tree with every mapping of recipe names replaced by the value of the active one."""
     if not isinstance(node, dict):
         return node
     if node and set(node) & set(RECIPES):
         if set(node) != set(RECIPES):
             raise UserError(_line(key, node, f"a value per recipe needs exactly the keys {', '.join(RECIPES)}"))
         return node[recipe]
-    return {name: _resolve(value, recipe, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
+    return {name: of_recipe(value, recipe, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
 
 
 # JSON mode: the only strict mode that makes dataclasses of mappings, and still takes no "3" for 3

@@ -10,8 +10,11 @@ PLOTS = Path("metrics/plots")
 
 
 def main_workspace() -> Path:
-    """Return the main workspace, also from DVC's temporary copy of it (DVC sets DVC_ROOT to the main one)."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    """Return the main workspace, also from DVC's temporary copy of it (DVC sets DVC_ROOT to the main one).
+
+    A sweep runs its experiments in a clone and sets HEADSTART_ROOT, which wins.
+    """
+    return Path(os.environ.get("HEADSTART_ROOT") or os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 def scratch() -> Path:

@@ -1,0 +1,261 @@
+"""Cells: what changes an identity and what does not, the grids that ship, the arguments that DVC gets, the time."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from headstart.errors import UserError
+from headstart.run.params import read_yaml
+from headstart.sweep import pipeline
+from headstart.sweep.cells import exp_run_arguments, load_cells, make_cells, read_pipeline, save_cells, set_params
+from headstart.sweep.grid import read_grid
+from headstart.sweep.plan import in_order
+from tests.checkouts import ROOT
+
+RANDOM = "fixed: {datasets: digits, projector.init: random}\naxes: {seed: [0]}"
+FROZEN = "fixed: {datasets: digits, projector.init: autoencoder}\naxes: {seed: [0]}"
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """A copy of the code and settings, to be edited."""
+    for name in ("src", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("params.yaml", "dvc.yaml", "README.md"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def cells_of(place: Path, text: str):
+    file = place / "g.yaml"
+    file.write_text(text)
+    return make_cells(read_grid(file), place)
+
+
+def identity(place: Path, text: str = FROZEN) -> str:
+    return cells_of(place, text)[0].identity
+
+
+def set_value(place: Path, key: str, value: object) -> None:
+    tree = read_yaml(place / "params.yaml")
+    (place / "params.yaml").write_text(yaml.safe_dump(pipeline.with_overrides(tree, {key: value}), sort_keys=False))
+
+
+READ = {  # by both: a random first layer rests on no autoencoder
+    "seed": 7,
+    "simclr.temperature": 0.3,
+    "simclr.epochs": 3,
+    "probe.few_labels": 2,
+    "projector.out_dim": 8,
+    "backbone.arch": "resnet34",
+    "data.val_fraction": 0.2,
+    "data.standardize": True,
+    "data.digits.batch_size": 64,
+    "views.digits.rotate": 5.0,
+}
+BY_THE_AUTOENCODER = {"autoencoder.epochs": 3, "autoencoder.batch_size": 50}
+NOT_READ = {
+    "device": "cpu",
+    "tracking.enabled": False,
+    "data.mirror": "http://example.org",
+    "data.cifar10.batch_size": 64,
+    "views.mild.flip": 0.1,
+    "projector.freeze": True,  # what auto means for the autoencoder's layer
+    "simclr.weight_decay": 0.0001,  # its value under the default recipe
+}
+
+
+@pytest.mark.parametrize("key", [*READ, *BY_THE_AUTOENCODER])
+def test_a_parameter_that_a_stage_reads_changes_the_identity(place, key):
+    before = identity(place)
+    set_value(place, key, {**READ, **BY_THE_AUTOENCODER}[key])
+    assert identity(place) != before
+
+
+@pytest.mark.parametrize("key", NOT_READ)
+def test_a_parameter_that_no_stage_reads_does_not(place, key):
+    before = identity(place)
+    set_value(place, key, NOT_READ[key])
+    assert identity(place) == before
+
+
+@pytest.mark.parametrize("key", BY_THE_AUTOENCODER)
+def test_a_random_layer_does_not_depend_on_the_autoencoder(place, key):
+    before = identity(place, RANDOM)
+    set_value(place, key, BY_THE_AUTOENCODER[key])
+    assert identity(place, RANDOM) == before
+
+
+CODE = {
+    "src/headstart/evaluation/probe.py": True,
+    "src/headstart/training/losses.py": True,
+    "src/headstart/training/reconstruction.py": True,
+    "stages/prepare.py": True,
+    "src/headstart/study/page.py": False,  # the report decides no number
+    "src/headstart/run/tracking.py": False,
+    "README.md": False,
+}
+
+
+@pytest.mark.parametrize("file", CODE)
+def test_the_code_of_the_stages_involved_changes_the_identity(place, file):
+    before = identity(place)
+    with (place / file).open("a") as code:
+        code.write("\n# changed\n")
+    assert (identity(place) != before) == CODE[file]
+
+
+def test_recipes_are_compared_by_what_they_come_to(place):
+    paper = identity(place, f"{FROZEN}\n".replace("digits,", "digits, recipe: paper,"))
+    assert paper != identity(place)
+    tree = read_yaml(place / "params.yaml")
+    values = {
+        f"{section}.{key}": value["paper"]
+        for section in ("simclr", "autoencoder", "probe", "backbone")
+        for key, value in tree[section].items()
+        if isinstance(value, dict)
+    }
+    for key, value in values.items():
+        set_value(place, key, value)
+    assert identity(place) == paper
+
+
+def test_one_axis_changes_its_own_cells_alone(place):
+    text = "fixed: {datasets: digits}\naxes:\n  projector.activation: [relu, %s]\n  seed: [0, 1]"
+    before, after = cells_of(place, text % "tanh"), cells_of(place, text % "silu")
+    assert {cell.identity for cell in before} & {cell.identity for cell in after} == {
+        cell.identity for cell in before if cell.overrides["projector.activation"] == "relu"
+    }
+    names = [cell.name for cell in before]
+    assert all(name == f"g-{cell.identity[:10]}" for name, cell in zip(names, before, strict=True))
+
+
+def test_cells_that_come_to_the_same_are_one(place):
+    cells = cells_of(place, "fixed: {datasets: digits}\naxes:\n  projector.freeze: [auto, true, false]\n  seed: [0]")
+    assert [cell.overrides["projector.freeze"] for cell in cells] == ["auto", False]
+
+
+def test_an_autoencoder_is_shared_by_all_that_differ_in_the_head_alone(place):
+    cells = cells_of(
+        place,
+        "fixed: {datasets: digits}\naxes:\n  projector.init: [random, autoencoder, random_matched, orthogonal]\n"
+        "  projector.hidden_dim: [16, 32]\n  projector.activation: [relu, tanh]\n  seed: [0, 1]",
+    )
+    needed = {cell.autoencoder for cell in cells if cell.autoencoder}
+    assert sorted(key.rpartition("-")[0] for key in needed) == [
+        f"digits-{dim}-{seed}" for dim in (16, 32) for seed in (0, 1)
+    ]
+    assert all(
+        (cell.autoencoder is None) == (cell.overrides["projector.init"] in ("random", "orthogonal")) for cell in cells
+    )
+    ordered = in_order(cells, frozenset())
+    assert [cell.overrides["seed"] for cell in ordered] == [0] * 16 + [1] * 16
+    first = ordered[:16]
+    assert all(cell.autoencoder for cell in first[:2]) and first[0].autoencoder != first[1].autoencoder
+    assert not any(cell.autoencoder for cell in first[2:10]) and all(cell.autoencoder for cell in first[10:])
+    made = frozenset({first[0].autoencoder})
+    assert in_order(cells, made)[0].autoencoder == first[1].autoencoder, "one that is made needs no leader"
+
+
+WRONG = {
+    "axes: {projector.inti: [random]}": "axes.projector.inti: no such key in params.yaml (nearest: projector.init)",
+    "axes: {projector.init: [randon]}": "projector.init: 'randon' must be one of random, autoencoder",
+    "axes: {simclr.epochs: [0]}": "simclr.epochs: 0 must be at least 1",
+    "axes: {datasets: [digit]}": "datasets: 'digit' must be one of digits, mine",
+    "fixed: {simclr: 1}\naxes: {seed: [0]}": "fixed.simclr: a section of params.yaml; name one of its keys",
+    "fixed: {seed: '1'}\naxes: {simclr.epochs: [1]}": "seed: '1' must be an integer",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_key_or_value_is_told_before_anything_runs(place, text):
+    with pytest.raises(UserError) as error:
+        cells_of(place, text)
+    assert WRONG[text] in str(error.value) and "g.yaml: " in str(error.value) and "\n" not in str(error.value)
+
+
+def test_dvc_makes_the_same_parameters_of_the_arguments(place):
+    """-S has a grammar of its own: what it leaves in params.yaml is what the plan validated."""
+    from dvc.utils.hydra import apply_overrides
+
+    overrides = {
+        "datasets": ["mine"],
+        "data.mine.path": "/a b/it's, {x}=[1] \\ ${y}.zip",
+        "data.archives": None,
+        "device": "cuda:1",
+        "backbone.weights": "none",
+        "simclr.weight_decay": 1e-5,
+        "simclr.temperature": 1.0,
+        "probe.strengths": [0.01, 1.0, 1e-6],
+        "projector.freeze": False,
+        "projector.init": "random",
+        "tracking.experiment": "true",
+        "seed": 12,
+    }
+    (place / "g.yaml").write_text(yaml.safe_dump({"fixed": overrides, "axes": {"projector.out_dim": [8]}}))
+    (cell,) = make_cells(read_grid(place / "g.yaml"), place)
+    expected = pipeline.with_overrides(read_yaml(place / "params.yaml"), cell.overrides)
+    assert exp_run_arguments(cell)[::2] == ["-S"] * len(cell.overrides)
+    apply_overrides(place / "params.yaml", set_params(cell))
+    assert read_yaml(place / "params.yaml") == expected
+
+
+def test_cells_are_saved_whole(place):
+    cells = cells_of(place, FROZEN)
+    save_cells(cells, place / "cells.json")
+    assert load_cells(place / "cells.json") == cells
+    assert load_cells(place / "none.json") == ()
+
+
+COUNTS = {"paper": (720, 15), "frozen": (45, 15), "controls": (150, 5)}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_grids_that_ship_are_valid(file):
+    cells = make_cells(read_grid(file), ROOT)
+    assert len({cell.name for cell in cells}) == len({cell.identity for cell in cells}) == len(cells) > 1
+    if file.stem in COUNTS:
+        autoencoders = {cell.autoencoder for cell in cells if cell.autoencoder}
+        assert (len(cells), len(autoencoders)) == COUNTS[file.stem]
+
+
+def test_the_paper_grid_and_the_trainable_runs_are_the_published_765():
+    cells = [
+        cell for name in ("paper", "frozen") for cell in make_cells(read_grid(ROOT / "sweeps" / f"{name}.yaml"), ROOT)
+    ]
+    assert len({cell.identity for cell in cells}) == 765
+    assert {cell.work.epochs for cell in cells} == {150} and {cell.work.arch for cell in cells} == {"resnet34"}
+    batches = {cell.dataset: cell.work.batch_size for cell in cells}
+    assert batches == {"imagenette": 392, "stl10": 500, "cifar10": 1280, "fgvc_aircraft": 666, "cifar100": 1280}
+
+
+def test_a_plan_over_the_paper_grid_takes_seconds():
+    started = time.process_time()
+    for name in ("paper", "frozen"):
+        in_order(make_cells(read_grid(ROOT / "sweeps" / f"{name}.yaml"), ROOT), frozenset())
+    assert time.process_time() - started < 8, "the bar is 10 s with the start of Python, some 3 s"
+
+
+def test_the_pipeline_in_dvc_yaml_is_read_as_dvc_reads_it(place):
+    from dvc.repo import Repo
+    from dvc.repo import Repo as _Repo
+
+    _Repo.init(str(place), no_scm=True).close()
+    with Repo(str(place)) as repo:
+        theirs = {
+            stage.addressing: (
+                {dep.def_path for dep in stage.deps if not dep.def_path.endswith("params.yaml")},
+                {out.def_path for out in stage.outs},
+                {key for dep in stage.deps if dep.def_path.endswith("params.yaml") for key in dep.params},
+            )
+            for stage in repo.index.stages
+        }
+    ours = read_pipeline(place).entries(read_yaml(place / "params.yaml"))
+    assert sorted(map(sorted, (entry.deps for entry in ours))) == sorted(sorted(deps) for deps, _, _ in theirs.values())
+    assert sorted(map(sorted, (entry.outs for entry in ours))) == sorted(sorted(outs) for _, outs, _ in theirs.values())
+    assert sorted(map(sorted, (entry.params for entry in ours))) == sorted(
+        sorted(keys) for _, _, keys in theirs.values()
+    )

@@ -1,0 +1,97 @@
+"""The screen of `sweep status`, and the plan's costs: what the numbers are of, `unknown` where nothing tells."""
+
+import io
+import json
+import os
+import time
+
+import pytest
+from rich.console import Console
+
+from headstart.commands.sweep import costs
+from headstart.sweep.cells import make_cells
+from headstart.sweep.estimate import estimate
+from headstart.sweep.grid import read_grid
+from headstart.sweep.ledger import Finished
+from headstart.sweep.plan import make_plan
+from headstart.sweep.state import SweepState
+from headstart.sweep.view import rerun, screen
+from tests.checkouts import ROOT
+
+
+@pytest.fixture
+def cells(tmp_path):
+    file = tmp_path / "t.yaml"
+    file.write_text("fixed: {datasets: digits}\naxes:\n  projector.activation: [relu, tanh, silu]\n  seed: [0, 1]")
+    return make_cells(read_grid(file), ROOT)
+
+
+@pytest.fixture
+def states(tmp_path) -> SweepState:
+    return SweepState(tmp_path, "t")
+
+
+def result(cell, top1: float) -> Finished:
+    return Finished(cell.name, "c" * 40, cell.dataset, {"top1": top1}, 45_000_000)
+
+
+def text(thing) -> str:
+    console = Console(file=io.StringIO(), width=120, highlight=False)
+    console.print(thing)
+    return console.file.getvalue()
+
+
+def test_one_screen_tells_how_far_it_is(cells, states):
+    finished = {cells[0].identity: result(cells[0], 0.91), cells[1].identity: result(cells[1], 0.93)}
+    for cell in cells[:2]:
+        states.begin(cell.name, os.getpid())
+        states.done(cell.name)
+    states.begin(cells[2].name, os.getpid())
+    states.begin(cells[3].name, os.getpid())
+    states.failed(cells[3].name, "first line\nout of memory [100 MB]")
+    states.begin(cells[4].name, os.getpid())
+    states.update(cells[4].name, pid_started=1.0)
+    shown = text(screen(cells, finished, states))
+    assert "t: 6 cells: 2 done, 1 running, 1 waiting, 1 failed, 1 lost (nothing runs it now)" in shown
+    assert "0.9300" in shown and "activation tanh, seed 0" in shown
+    assert "    | out of memory [100 MB]" in shown
+    assert rerun(cells[3]) in " ".join(shown.split())
+    with states.driving(engine="queue"):
+        assert f"left (queue, process {os.getpid()})" in text(screen(cells, finished, states))
+
+
+def test_git_says_what_is_done(cells, states):
+    states.begin(cells[0].name, os.getpid())
+    states.done(cells[0].name)
+    assert "0 done, 0 running, 6 waiting" in text(screen(cells, {}, states)), "its experiment was removed"
+    shown = text(screen(cells, {cell.identity: result(cell, 0.9) for cell in cells}, states))
+    assert "6 done, 0 running, 0 waiting" in shown
+
+
+def test_hours_come_from_cells_that_were_finished_here(cells, states, tmp_path):
+    from headstart.sweep.cells import save_cells
+
+    plan = make_plan(cells, {cells[0].identity: result(cells[0], 0.9)})
+    assert "unknown" in text(costs(plan, tmp_path, 1)) and "no finished run" in text(costs(plan, tmp_path, 1))
+    save_cells(cells, states.folder / "cells.json")
+    states.begin(cells[0].name, os.getpid())
+    states.update(cells[0].name, state="done", started=time.time() - 720, ended=time.time())
+    shown = text(costs(plan, tmp_path, 2))
+    assert "cells finished here" in shown and "0.5" in shown, "five cells of 720 s, two at once"
+    assert "225 MB" in shown, "five times what the finished one added"
+
+
+def test_hours_come_from_the_benchmark_where_it_fits(tmp_path, monkeypatch):
+    paper = make_cells(read_grid(ROOT / "sweeps" / "frozen.yaml"), ROOT)
+    machine = {"cores": len(os.sched_getaffinity(0)), "accelerator": None}
+    rows = [{"case": "ResNet-34, 32 px, B = 1280: training", "median": 150.0}]
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    (folder / "step-here.json").write_text(json.dumps({"machine": machine, "rows": rows}))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = {work.dataset: row for work, row in estimate({cell.work for cell in paper}, tmp_path).items()}
+    assert found["cifar10"].seconds == 150 * 45_000 / 150 and "training alone" in found["cifar10"].source
+    assert found["imagenette"].seconds is None
+    machine["cores"] += 1
+    (folder / "step-here.json").write_text(json.dumps({"machine": machine, "rows": rows}))
+    assert all(row.seconds is None for row in estimate({cell.work for cell in paper}, tmp_path).values())
