@@ -1,5 +1,6 @@
 """What cells will take: seconds as they were recorded on this machine, else from its benchmark, else unknown."""
 
+import functools
 import json
 import os
 import socket
@@ -58,8 +59,13 @@ def estimate(
 
 def bytes_of_weights(work: Work) -> int:
     """Return the bytes of a trained backbone: most of what a cell adds to DVC's cache."""
+    return _bytes_of_backbone(work.arch, work.stem)
+
+
+@functools.cache
+def _bytes_of_backbone(arch: str, stem: str) -> int:
     with torch.device("meta"):
-        backbone = build_backbone(Backbone(work.arch, work.stem, "none"), 0)
+        backbone = build_backbone(Backbone(arch, stem, "none"), 0)
     return sum(tensor.numel() * tensor.element_size() for tensor in backbone.state_dict().values())
 
 
