@@ -1,10 +1,11 @@
-# Each target sets up .venv from the exact pins of requirements.txt if it is missing or older than them.
+# Each target sets up .venv from the exact pins of requirements.txt if it is missing or older than them; `make optional`
+# adds requirements-optional.txt.
 PYTHON ?= python3
 PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: bench datasets export report repro test lint ui
+.PHONY: bench datasets export optional report repro test lint ui
 .DEFAULT_GOAL := repro
 
 repro: .venv/.ready
@@ -17,7 +18,9 @@ repro: .venv/.ready
 datasets: .venv/.ready
 	@python -m headstart datasets
 
-test: .venv/.ready
+optional: .venv/.optional
+
+test: .venv/.optional
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 # BENCH="step views": some of them alone. The peers it measures against lie beside .venv, which they cannot change.
@@ -48,6 +51,11 @@ ui: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@# `python -m headstart`: a stage's own copy of the library still comes first (stages/__init__.py)
 	@echo "$(CURDIR)/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/headstart.pth"
+	@touch $@
+
+# the first file as constraints: what it pins stays as it is
+.venv/.optional: .venv/.ready requirements-optional.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -r requirements-optional.txt
 	@touch $@
 
 .bench/.ready: benchmarks/requirements.txt | .venv/.ready

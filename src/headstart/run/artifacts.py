@@ -159,14 +159,14 @@ def numerics(device: torch.device) -> list[str]:
 
 
 class FileCheckpoint:
-    """A training's state under the main workspace's `.cache/checkpoints/<stage>/<key>`.
+    """A training's state under `checkpoints/<stage>/<key>` of the shared folder, the main workspace's `.cache`.
 
     The key is a digest of everything that decides the result, so a killed run, also one killed in DVC's queue, goes on
     only from a state with equal inputs. Never a DVC out: see `persist: true` in DVC's known problems.
     """
 
     def __init__(self, stage: str, key: str, seconds: float = CHECKPOINT_SECONDS):
-        self.path = paths.scratch() / "checkpoints" / stage / f"{key}.pt"
+        self.path = paths.shared() / "checkpoints" / stage / f"{key}.pt"
         self.seconds = float(os.environ.get("HEADSTART_CHECKPOINT_SECONDS", seconds))
         self.saved_at = time.monotonic()
 
@@ -200,11 +200,11 @@ class FileCheckpoint:
 
 @contextmanager
 def shared_result(stage: str, key: str) -> Iterator[Path]:
-    """Yield the folder of a finished result under `.cache/shared/<stage>/<key>`, locked against other workers.
+    """Yield the folder of a finished result, `shared/<stage>/<key>` of the shared folder, locked against other workers.
 
     Where the folder does not exist yet, the caller makes it (`write_folder`); parallel workers so do the work once.
     """
-    folder = paths.scratch() / "shared" / stage / key
+    folder = paths.shared() / "shared" / stage / key
     with locked(folder, stage):
         yield folder
 

@@ -18,13 +18,21 @@ def main_workspace() -> Path:
 
 
 def scratch() -> Path:
-    """Return the main workspace's untracked folder for checkpoints, locks and shared results."""
+    """Return the main workspace's untracked folder for locks, records that wait and the states of sweeps."""
     return main_workspace() / ".cache"
 
 
+def shared() -> Path:
+    """Return the folder of what runs give each other: downloads, checkpoints, results that several of them need.
+
+    HEADSTART_SHARED where it is set, as for the clones of a cluster's node (sweep/node.py), else the scratch folder.
+    """
+    return Path(os.environ.get("HEADSTART_SHARED") or scratch())
+
+
 def downloads() -> Path:
-    """Return the main workspace's folder of unfinished and finished downloads, shared by all workspaces and workers."""
-    return scratch() / "downloads"
+    """Return the folder of unfinished and finished downloads, shared by all workspaces and workers."""
+    return shared() / "downloads"
 
 
 def raw(dataset: str) -> Path:

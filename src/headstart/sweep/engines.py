@@ -14,6 +14,7 @@ class EngineOptions:
 
     jobs: at once, on this machine; devices: what CUDA_VISIBLE_DEVICES of the runs is, in turn (empty: as it is);
     attempts: how often a cell is begun before it counts as failed; address, gpus_per_run, cpus_per_run: of Ray.
+    checkpoints: a folder on a filesystem that all machines of the cluster have, or empty.
     """
 
     jobs: int = 1
@@ -22,6 +23,7 @@ class EngineOptions:
     address: str = "auto"
     gpus_per_run: float = 0.0
     cpus_per_run: float = 1.0
+    checkpoints: str = ""
 
 
 # root of the main workspace, commit to run, cells in order, their states, options. Returns when every cell is done or
@@ -36,7 +38,7 @@ def _queue(root: Path, revision: str, cells: Sequence[Cell], states: SweepState,
 
 
 def _ray(root: Path, revision: str, cells: Sequence[Cell], states: SweepState, options: EngineOptions) -> None:
-    from headstart.sweep.cluster import run  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from headstart.sweep.cluster import run
 
     run(root, revision, cells, states, options)
 

@@ -1,0 +1,163 @@
+"""A Ray cluster on loopback whose nodes can be killed, and a repository with both remotes."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tests.checkouts import BIN, checkout, environment, run
+
+
+class Cluster:
+    """`ray start`: a head that runs no tasks, and nodes; all of them gone after `with cluster(..)`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder  # short: Ray's sockets lie in it, and their names have at most 107 characters
+        self.address = f"127.0.0.1:{free_port()}"
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *options: str, **extra: str) -> subprocess.Popen[bytes]:
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0", "RAY_TMPDIR": str(self.folder)}
+        process = subprocess.Popen(
+            [BIN / "ray", "start", "--block", *options, "--disable-usage-stats", f"--object-store-memory={80 << 20}"],
+            env=environment(TMPDIR=str(self.folder), **quiet, **extra),
+            stdout=(self.folder / f"log{len(self.processes)}").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def start_head(self, **extra: str) -> None:
+        port = self.address.rpartition(":")[2]
+        self.start(
+            "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=0", "--include-dashboard=false",
+            f"--temp-dir={self.folder}", **extra,
+        )  # fmt: skip
+        wait_for(lambda: answers(self.address), 60)
+
+    def start_node(self, num_cpus: int, **extra: str) -> subprocess.Popen[bytes]:
+        return self.start(
+            f"--address={self.address}", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}", **extra
+        )
+
+    @property
+    def work(self) -> Path:
+        """Where the nodes, all on this machine, have their clones and logs."""
+        (folder,) = self.folder.glob("headstart-*")
+        return folder
+
+    def log(self, key: str) -> str:
+        return (self.work / "logs" / f"{key}.log").read_text()
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+    started = Cluster(folder)
+    try:
+        yield started
+    finally:
+        for process in started.processes:
+            for one in family(process.pid):
+                kill(one)
+            process.wait()
+        # what has outlived its node: processes whose environment names this cluster's folder
+        for one in psutil.process_iter():
+            with suppress(psutil.Error):
+                if one.environ().get("RAY_TMPDIR") == str(folder):
+                    kill(one)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all below it."""
+    try:
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill(process: psutil.Process) -> None:
+    with suppress(psutil.Error):
+        process.send_signal(signal.SIGKILL)
+
+
+def kill_node(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """SIGKILL all of Ray's processes of a node; return those of its jobs, which are to end by themselves."""
+    everything = family(process.pid)
+    jobs = [one for one in everything if any("headstart.sweep.worker" in word for word in command(one))]
+    jobs = [child for one in jobs for child in family(one.pid)]
+    for one in everything:
+        if one not in jobs:
+            kill(one)
+    process.wait()
+    return jobs
+
+
+def command(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
+
+
+def wait_for(condition, seconds: float, what: str = "") -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what or condition}"
+        time.sleep(0.2)
+
+
+def repository(folder: Path, remote: str, grid: str, tracking: bool = False, **config: str) -> Path:
+    """A checkout with tiny settings and one grid, whose commit a bare git remote has, with a DVC remote at a URL."""
+    root = checkout(folder / "repo", tracking)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 2", "epochs: 1"))
+    (root / "sweeps").mkdir(exist_ok=True)
+    (root / "sweeps" / "small.yaml").write_text(grid)
+    run(root, "dvc", "remote", "add", "-d", "store", remote)
+    for key, value in config.items():
+        run(root, "dvc", "remote", "modify", "store", key, value)
+    run(root, "git", "init", "-q", "--bare", str(folder / "origin.git"))
+    run(root, "git", "remote", "add", "origin", str(folder / "origin.git"))
+    run(root, "git", "add", "-A")
+    run(root, "git", "commit", "-qm", "grid and remote")
+    run(root, "git", "push", "-q", "origin", "HEAD:refs/heads/main")
+    return root
+
+
+def finished(root: Path) -> dict[str, str]:
+    """Experiment -> commit, of those that the git remote has."""
+    rows = run(root, "git", "ls-remote", "origin", "refs/exps/*").stdout.split("\n")
+    return {row.rpartition("/")[2]: row.split("\t")[0] for row in rows if row}
+
+
+def with_deadline(process: subprocess.Popen[str], seconds: float) -> tuple[int, str]:
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        raise AssertionError(f"not within {seconds:g} s:\n{output}") from None
+    return process.returncode, output
