@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from headstart.errors import UserError
-from headstart.run import artifacts
+from headstart.run import artifacts, paths
 
 SOURCES = Path(__file__).parents[2] / "src"
 
@@ -193,6 +193,16 @@ def test_checkpoint_lies_in_the_main_workspace(workspace, tmp_path_factory, monk
     assert artifacts.FileCheckpoint("s", "k").path == workspace / ".cache/checkpoints/s/k.pt"
     monkeypatch.delenv("DVC_ROOT")
     assert artifacts.FileCheckpoint("s", "k").path == Path.cwd() / ".cache/checkpoints/s/k.pt"
+
+
+def test_what_runs_give_each_other_lies_where_a_clusters_nodes_say(workspace, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("all nodes have it")
+    monkeypatch.setenv("HEADSTART_SHARED", str(folder))
+    assert artifacts.FileCheckpoint("s", "k").path == folder / "checkpoints/s/k.pt"
+    with artifacts.shared_result("s", "k") as result:
+        assert result == folder / "shared/s/k"
+    assert paths.downloads() == folder / "downloads"
+    assert paths.scratch() == workspace / ".cache"
 
 
 def test_code_digest_is_of_the_modules_that_dvc_yaml_names(workspace):

@@ -23,31 +23,32 @@ class Cluster:
         self.folder = folder  # short: Ray's sockets lie in it, and their names have at most 107 characters
         self.address = f"127.0.0.1:{free_port()}"
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.extra: dict[str, str] = {}  # in the nodes' environment
 
-    def start(self, *options: str, **extra: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """One after the other: two that start at once on one machine choose the same ports."""
+        log = self.folder / f"log{len(self.processes)}"
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0", "RAY_TMPDIR": str(self.folder)}
+        memory = f"--object-store-memory={80 << 20}"
         process = subprocess.Popen(
-            [BIN / "ray", "start", "--block", *options, "--disable-usage-stats", f"--object-store-memory={80 << 20}"],
-            env=environment(TMPDIR=str(self.folder), **quiet, **extra),
-            stdout=(self.folder / f"log{len(self.processes)}").open("wb"),
+            [BIN / "ray", "start", "--block", *options, "--node-ip-address=127.0.0.1", "--disable-usage-stats", memory],
+            env=environment(TMPDIR=str(self.folder), **quiet, **self.extra),
+            stdout=log.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         self.processes.append(process)
+        wait_for(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, 90, str(log))
+        assert process.poll() is None, log.read_text()
         return process
 
     def start_head(self, **extra: str) -> None:
+        self.extra = extra
         port = self.address.rpartition(":")[2]
-        self.start(
-            "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=0", "--include-dashboard=false",
-            f"--temp-dir={self.folder}", **extra,
-        )  # fmt: skip
-        wait_for(lambda: answers(self.address), 60)
+        self.start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={self.folder}")
 
-    def start_node(self, num_cpus: int, **extra: str) -> subprocess.Popen[bytes]:
-        return self.start(
-            f"--address={self.address}", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}", **extra
-        )
+    def start_node(self) -> subprocess.Popen[bytes]:
+        return self.start(f"--address={self.address}", "--num-cpus=1")
 
     @property
     def work(self) -> Path:

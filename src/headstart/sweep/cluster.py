@@ -58,6 +58,7 @@ def check(root: Path, revision: str, options: EngineOptions) -> Site:
     check_dvc(root, revision)
     environment = {name: os.environ[name] for name in CARRIED if name in os.environ}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, int(options.cpus_per_run))))
+    environment |= committer(root)
     if not environment.get("MLFLOW_TRACKING_URI", "").startswith(("http:", "https:", "databricks")):
         print(
             "warning: MLFLOW_TRACKING_URI names no server (http://..): the runs will not be in MLflow", file=sys.stderr
@@ -74,15 +75,20 @@ def check_git(root: Path, revision: str) -> str:
         raise UserError(f"{root}: no git remote {GIT_REMOTE}, from which nodes clone; run: git remote add origin URL")
     changed = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
     if changed:
-        raise UserError(
-            f"{changed[0][2:].strip()}: differs from the commit, which nodes run; commit or restore it"
-        )
+        raise UserError(f"{changed[0][2:].strip()}: differs from the commit, which nodes run; commit or restore it")
     git(root, "fetch", "--quiet", GIT_REMOTE)
     if not git(root, "for-each-ref", "--count=1", f"--contains={revision}", f"refs/remotes/{GIT_REMOTE}"):
         raise UserError(
             f"{root}: the git remote {GIT_REMOTE} lacks commit {revision[:10]}; run: git push {GIT_REMOTE} HEAD"
         )
     return git(root, "remote", "get-url", GIT_REMOTE)
+
+
+def committer(root: Path) -> dict[str, str]:
+    """Return the variables with which a node commits as whoever starts the sweep; raises where git knows nobody."""
+    name, _, rest = git(root, "var", "GIT_COMMITTER_IDENT").partition(" <")
+    values = {"NAME": name, "EMAIL": rest.partition(">")[0]}
+    return {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in values.items()}
 
 
 def check_dvc(root: Path, revision: str) -> None:
@@ -132,9 +138,7 @@ def connected(options: EngineOptions) -> Any:
     """Yield ray, connected to a cluster with room for a run; leaving it ends what this process has there."""
     address = options.address
     if "://" in address:
-        raise UserError(
-            f"--address {address}: give HOST:PORT of the head, from one of the cluster's machines"
-        )
+        raise UserError(f"--address {address}: give HOST:PORT of the head, from one of the cluster's machines")
     if ":" in address:
         host, _, port = address.rpartition(":")
         try:
@@ -160,7 +164,9 @@ def wait_for_room(ray: Any, options: EngineOptions) -> None:
     """Return once a node could take a run; raise UserError where none has come that could within JOIN_SECONDS."""
     end = time.monotonic() + JOIN_SECONDS
     while True:
-        sizes = [(row["Resources"].get("CPU", 0), row["Resources"].get("GPU", 0)) for row in ray.nodes() if row["Alive"]]
+        sizes = [
+            (row["Resources"].get("CPU", 0), row["Resources"].get("GPU", 0)) for row in ray.nodes() if row["Alive"]
+        ]
         if any(cpus >= options.cpus_per_run and gpus >= options.gpus_per_run for cpus, gpus in sizes):
             return
         if time.monotonic() > end:

@@ -180,6 +180,7 @@ def fresh_clone(site: Site, slot: Path) -> Path:
     git(clone, "clean", "-fdq")
     for ref in git(clone, "for-each-ref", "--format=%(refname)", "refs/exps").split():
         git(clone, "update-ref", "--no-deref", "-d", ref)
+    shutil.rmtree(clone / ".git" / "refs" / "exps", ignore_errors=True)  # a symbolic one to nothing is not listed
     (clone / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {slot.parent.parent / 'cache'}\n")
     return clone
 
@@ -249,12 +250,13 @@ def git(folder: Path, *words: str) -> str:
     ).stdout.strip()
 
 
-def persistently(work: Any, *arguments: Any) -> Any:
-    """Return what `work` returns, called again with growing pauses while a git command fails."""
+def persistently(work: Any, *arguments: Any, errors: Any = subprocess.CalledProcessError) -> Any:
+    """Return what `work` returns, called again with growing pauses while it raises one of `errors`."""
     for pause in PAUSES:
         try:
             return work(*arguments)
-        except subprocess.CalledProcessError:
+        except errors as error:
+            print(f"warning: {told(error)}; tries again", file=sys.stderr)
             time.sleep(pause * (0.5 + random.random()))
     return work(*arguments)
 

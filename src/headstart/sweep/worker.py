@@ -1,17 +1,14 @@
 """What a task of the Ray engine runs in its clone: one `dvc exp run`, then results and run cache to the DVC remote.
 
 DVC copies its whole run cache, one file after the other, at each `--pull` and each `push --run-cache`: a sweep of n
-runs of m stages so pays n * m copies per run. Here a stage's entries are fetched when DVC looks for them, and a run's own
-entries are pushed, after the objects that they name: an entry in the remote is always whole.
+runs of m stages so pays n * m copies per run. Here a stage's entries are fetched when DVC looks for them, and a run's
+own entries are pushed, after the objects that they name: an entry in the remote is always whole.
 """
 
 import argparse
 import os
-import random
 import re
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,9 @@ from dvc.cli import main as dvc
 from dvc.repo import Repo
 from dvc.stage.cache import StageCache, _can_hash, _get_stage_hash
 
+from headstart.sweep.node import persistently
+
 ENTRY = re.compile(r"[0-9a-f]{64}")  # the name of a run cache entry; others are files that are being written
-PAUSES = (1.0, 4.0, 16.0)  # seconds before another attempt at the remote
 HASH = "md5-dos2unix"  # of the place in a remote where DVC keeps run caches
 
 
@@ -37,8 +35,8 @@ def main() -> int:
     if status:
         return int(status)
     try:
-        persistently(lambda: push(options.target))
-    except Exception as error:  # the remotes' clients have their own
+        persistently(push, options.target, errors=Exception)  # the remotes' clients have their own
+    except Exception as error:
         print(f"error: the DVC remote does not take the results: {error}", file=sys.stderr)
         return 1
     return 0
@@ -91,17 +89,6 @@ def copy_entries(key: str, source: Any, goal: Any) -> None:
                 stream.write(content)
             if part != entry:
                 Path(part).replace(entry)
-
-
-def persistently(work: Callable[[], None]) -> None:
-    """Call `work` until it succeeds, four times at most, with growing pauses; raises what the last call raised."""
-    for pause in PAUSES:
-        try:
-            return work()
-        except Exception as error:
-            print(f"warning: {error}; tries again", file=sys.stderr)
-            time.sleep(pause * (1 + random.random()))
-    return work()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,314 @@
+"""The Ray engine on a real cluster: nodes and drivers are killed, and nothing is lost, doubled or different."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from headstart.errors import UserError
+from headstart.sweep.cells import Cell, make_cells
+from headstart.sweep.cluster import check, connected
+from headstart.sweep.engines import EngineOptions
+from headstart.sweep.grid import read_grid
+from headstart.sweep.ledger import Ledger
+from headstart.sweep.state import SweepState
+from tests.checkouts import BIN, environment, run
+from tests.sweep.nodes import (
+    Cluster,
+    answers,
+    cluster,
+    finished,
+    free_port,
+    kill_node,
+    repository,
+    wait_for,
+    with_deadline,
+)
+
+SIXTEEN = """axes:
+  projector.init: [random, autoencoder]
+  projector.activation: [relu, tanh]
+  projector.out_dim: [8, 16]
+  seed: [0, 1]
+"""
+LONG = """fixed:
+  simclr.epochs: 8
+axes:
+  projector.init: [random]
+  projector.activation: [relu, tanh]
+"""
+DRIVER = """
+import subprocess, sys
+from pathlib import Path
+from headstart.errors import UserError
+from headstart.sweep.cells import make_cells
+from headstart.sweep.engines import ENGINES, EngineOptions
+from headstart.sweep.grid import read_grid
+from headstart.sweep.state import SweepState
+engine, options = sys.argv[1], eval(sys.argv[2])
+root = Path().resolve()
+revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+cells = make_cells(read_grid(root / "sweeps/small.yaml"))
+states = SweepState(root, "small")
+try:
+    with states.driving():
+        ENGINES[engine](root, revision, cells[: options.pop("first", None)], states, EngineOptions(**options))
+except UserError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def drive(root: Path, engine: str = "ray", env: dict[str, str] | None = None, **options) -> subprocess.Popen[str]:
+    """A process that runs the repository's grid."""
+    return subprocess.Popen(
+        [BIN / "python", "-c", DRIVER, engine, repr(options)],
+        cwd=root, env=environment(PYTHONPATH=str(root / "src"), **(env or {})), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def cells_of(root: Path) -> tuple[Cell, ...]:
+    return make_cells(read_grid(root / "sweeps" / "small.yaml"), root)
+
+
+def running_jobs(nodes: Cluster) -> list[psutil.Process]:
+    """The processes in the nodes' clones."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd().startswith(f"{nodes.folder}/headstart-") and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pushed")
+    return repository(folder, str(folder / "store"), SIXTEEN)
+
+
+def refusal(root: Path, **options) -> str:
+    """The one line with which the engine refuses to begin."""
+    revision = run(root, "git", "rev-parse", "HEAD").stdout.strip()
+    with pytest.raises(UserError) as error:
+        check(root, revision, EngineOptions(**options))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch):
+    """This machine may not know who commits."""
+    monkeypatch.setenv("GIT_COMMITTER_NAME", "Some Body")
+    monkeypatch.setenv("GIT_COMMITTER_EMAIL", "somebody@example.org")
+
+
+def test_what_nodes_could_not_work_with_is_told_beforehand(pushed, tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    params = pushed / "params.yaml"
+    params.write_text(params.read_text() + "# edited\n")
+    assert "params.yaml" in refusal(pushed) and "commit" in refusal(pushed)
+    run(pushed, "git", "commit", "-qam", "edited")
+    assert "git push origin HEAD" in refusal(pushed)
+    run(pushed, "git", "push", "-q", "origin", "HEAD:main")
+    site = check(pushed, run(pushed, "git", "rev-parse", "HEAD").stdout.strip(), EngineOptions(cpus_per_run=2))
+    assert site.environment["OMP_NUM_THREADS"] == "2"
+    assert site.environment["GIT_COMMITTER_EMAIL"] == "somebody@example.org", "nodes need not know who commits"
+    assert capfd.readouterr().err.count("\n") == 1, "the runs will not be in MLflow"
+
+    shallow = tmp_path / "shallow"
+    run(tmp_path, "git", "clone", "-q", "--depth=1", "-b", "main", f"file://{pushed.parent}/origin.git", str(shallow))
+    assert "git fetch --unshallow" in refusal(shallow)
+    run(pushed, "git", "remote", "rename", "origin", "elsewhere")
+    assert "git remote add origin" in refusal(pushed)
+    run(pushed, "git", "remote", "rename", "elsewhere", "origin")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [(None, "dvc remote add -d"), ("../../store", "relative"), ("s3://runs/store", "cannot be read")],
+)
+def test_a_dvc_remote_that_nodes_cannot_use_is_told_beforehand(tmp_path, monkeypatch, url, words):
+    root = repository(tmp_path, str(tmp_path / "store"), SIXTEEN)
+    config = (root / ".dvc" / "config").read_text()
+    at = config.index("['remote") if url is None else config.index("url = ")
+    text = config[:at].replace("remote = store", "") if url is None else f"{config[:at]}url = {url}\n"
+    text += "    endpointurl = http://127.0.0.1:9\n" if url and url.startswith("s3") else ""
+    (root / ".dvc" / "config").write_text(text)
+    run(root, "git", "commit", "-qam", "another remote")
+    run(root, "git", "push", "-q", "origin", "HEAD:main")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    assert words in refusal(root)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:10001"])
+def test_a_cluster_that_does_not_answer_is_told_in_one_line(address):
+    with pytest.raises(UserError, match=f"--address {address}: [^\n]+$"), connected(EngineOptions(address=address)):
+        pass
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    with cluster() as started:
+        started.start_head(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
+        yield started
+
+
+@dataclass
+class Swept:
+    root: Path
+    store: Path
+    nodes: Cluster
+    before: dict[str, str]  # experiment -> commit, and
+    logs: dict[str, str]  # experiment -> log, when the driver was killed
+    outlived: int  # processes of the killed node's and the killed driver's jobs that did not end
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, nodes) -> Swept:
+    """Sixteen cells, a node killed in the middle, another one started for it, the driver killed, and again."""
+    folder = tmp_path_factory.mktemp("swept")
+    root = repository(folder, str(folder / "store"), SIXTEEN)
+    first, second = nodes.start_node(), nodes.start_node()
+    driver = drive(root, address=nodes.address)
+    wait_for(lambda: len(finished(root)) >= 3 and len(running_jobs(nodes)) > 4, 300, "three cells")
+    orphans = kill_node(second)
+    outlived = len(psutil.wait_procs(orphans, timeout=20)[1])
+    nodes.start_node()
+    wait_for(lambda: len(finished(root)) >= 8, 300, "eight cells")
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    wait_for(lambda: not running_jobs(nodes), 30, "the end of a killed driver's jobs")
+    before = finished(root)
+    logs = {name: nodes.log(name) for name in before}
+    status, output = with_deadline(drive(root, address=nodes.address), 400)
+    assert status == 0, output
+    assert first.poll() is None
+    return Swept(root, folder / "store", nodes, before, logs, outlived)
+
+
+@pytest.mark.slow
+def test_a_killed_node_and_a_killed_driver_lose_nothing(swept):
+    names = {cell.name for cell in cells_of(swept.root)}
+    assert len(names) == 16 and set(finished(swept.root)) == names
+    assert 8 <= len(swept.before) < 16, "the driver was killed in the middle"
+    states = SweepState(swept.root, "small").all()
+    assert {name: state.state for name, state in states.items()} == dict.fromkeys(names, "done")
+    assert swept.outlived == 0, "a lost node's jobs do not go on"
+
+
+@pytest.mark.slow
+def test_no_cell_runs_twice(swept):
+    ended = {name: swept.nodes.log(name).count("Ran experiment(s)") for name in finished(swept.root)}
+    again = [name for name, number in ended.items() if number > 1]
+    # a kill between a cell's end and its publication; one node and two jobs of the driver were killed
+    assert len(again) <= 3, again
+    assert {name: swept.nodes.log(name) for name in swept.before} == swept.logs
+    assert swept.before.items() <= finished(swept.root).items(), "what was published stays"
+
+
+@pytest.mark.slow
+def test_each_autoencoder_is_trained_once(swept):
+    logs = "".join(log.read_text() for log in (swept.nodes.work / "logs").glob("*.log"))
+    assert len({cell.autoencoder for cell in cells_of(swept.root)} - {None}) == 2
+    assert logs.count("autoencoder digits 16: test MSE") == 2
+
+
+@pytest.mark.slow
+def test_the_experiments_are_like_any_others(swept):
+    known = Ledger(swept.root).read()
+    assert {cell.identity for cell in cells_of(swept.root)} <= set(known)
+    shown = run(swept.root, "dvc", "exp", "list", "--all-commits", "--name-only").stdout.split()
+    assert set(shown) == set(finished(swept.root))
+    rows = swept.root / "rows.csv"
+    run(swept.root, "python", "-m", "headstart", "compare", "--rows", "dvc", "--save-rows", str(rows))
+    assert len(rows.read_text().splitlines()) == 17
+
+
+@pytest.mark.slow
+def test_the_remote_has_every_out(swept):
+    for name, commit in finished(swept.root).items():
+        lock = yaml.safe_load(run(swept.root, "git", "show", f"{commit}:dvc.lock").stdout)
+        for stage in lock["stages"].values():
+            for out in stage.get("outs", []):
+                if out["path"].startswith(("data/", "models/", "metrics/simclr", "metrics/probe")):
+                    for digest in [out["md5"], *members(swept.store, out["md5"])]:
+                        assert stored(swept.store, digest).is_file(), f"{name}: {out['path']}"
+
+
+def stored(store: Path, digest: str) -> Path:
+    return store / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def members(store: Path, digest: str) -> list[str]:
+    return [row["md5"] for row in json.loads(stored(store, digest).read_text())] if digest.endswith(".dir") else []
+
+
+@pytest.fixture
+def s3():
+    """An S3 server on loopback with one bucket."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    keys = environment(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
+    command = [BIN / "python", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, env=keys, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: answers(f"127.0.0.1:{port}"), 60)
+        make = f"import boto3; boto3.client('s3', endpoint_url='{address}').create_bucket(Bucket='runs')"
+        subprocess.run([BIN / "python", "-c", make], env=keys, check=True)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def mlflow_server(tmp_path):
+    """The address of an MLflow server on loopback, and its store."""
+    port, store = free_port(), tmp_path / "served.db"
+    command = [BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(tmp_path / "artifacts")]
+    settings = environment(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=settings, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: answers(f"127.0.0.1:{port}"), 120)
+        yield f"http://127.0.0.1:{port}", store
+    finally:
+        for one in [process, *psutil.Process(process.pid).children(recursive=True)]:
+            one.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_lost_nodes_cell_goes_on_from_its_checkpoint_and_in_its_mlflow_run(tmp_path, nodes, s3, mlflow_server):
+    address, store = mlflow_server
+    root = repository(tmp_path, "s3://runs/store", LONG, tracking=True, endpointurl=s3)
+    env = {"MLFLOW_TRACKING_URI": address, "HEADSTART_CHECKPOINT_SECONDS": "0"}
+    env |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    victim = nodes.start_node()
+    driver = drive(root, env=env, address=nodes.address, checkpoints=str(tmp_path / "checkpoints"))
+    saved = tmp_path / "checkpoints" / "checkpoints" / "train_simclr"
+    wait_for(
+        lambda: len([file for file in saved.glob("*.pt") if not file.name.startswith(".")]) >= 2, 200, "both train"
+    )
+    kill_node(victim)
+    nodes.start_node()
+    status, output = with_deadline(driver, 300)
+    assert status == 0 and "warning" not in output, output
+    cells = cells_of(root)
+    assert set(finished(root)) == {cell.name for cell in cells}
+    assert any("goes on from its checkpoint" in nodes.log(cell.name) for cell in cells)
+    with sqlite3.connect(store) as runs:
+        children = "select run_uuid from tags where key = 'mlflow.parentRunId'"
+        parents = runs.execute(f"select name, status from runs where run_uuid not in ({children})").fetchall()
+    assert sorted(parents) == sorted((cell.name, "FINISHED") for cell in cells)

@@ -1,0 +1,154 @@
+"""What the Ray engine relies on at a node: locks, processes that end with their task, publication without loss."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headstart.sweep import node
+from headstart.sweep.node import Site, experiment_ref, free_slot, fresh_clone, git, publish, published, reason
+from tests.checkouts import run
+from tests.sweep.nodes import wait_for
+
+NAMES = [f"cell-{number}" for number in range(8)]
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch) -> Site:
+    """A bare remote with one commit."""
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "test")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "test@example.org")
+    origin, work = tmp_path / "origin.git", tmp_path / "work"
+    run(tmp_path, "git", "init", "-q", "--bare", str(origin))
+    run(tmp_path, "git", "init", "-q", "-b", "main", str(work))
+    (work / ".dvc").mkdir()
+    (work / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n")
+    run(work, "git", "add", "-A")
+    run(work, "git", "commit", "-qm", "start")
+    run(work, "git", "push", "-q", str(origin), "main")
+    return Site(str(origin), git(work, "rev-parse", "HEAD"), str(tmp_path / "node"), "", {})
+
+
+def experiment(site: Site, clone: Path, name: str, text: str) -> str:
+    """A commit as `dvc exp run` leaves it in a clone."""
+    tree = git(clone, "rev-parse", "HEAD^{tree}")
+    commit = git(clone, "commit-tree", tree, "-p", site.revision, "-m", text)
+    git(clone, "update-ref", experiment_ref(site.revision, name), commit)
+    return commit
+
+
+def test_publications_at_once_lose_nothing(site, tmp_path):
+    def cell(name: str) -> str:
+        clone = fresh_clone(site, tmp_path / "node" / "slots" / name)
+        commit = experiment(site, clone, name, name)
+        publish(site, clone, name)
+        return commit
+
+    for name in NAMES:
+        (tmp_path / "node" / "slots" / name).mkdir(parents=True)
+    with ThreadPoolExecutor(len(NAMES)) as pool:
+        commits = list(pool.map(cell, NAMES))
+    refs = git(Path(site.url), "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps").split("\n")
+    assert sorted(refs) == sorted(f"{commit} {name}" for commit, name in zip(commits, NAMES, strict=True))
+
+
+def test_the_first_publication_of_a_name_stays(site, tmp_path):
+    commits = []
+    for slot in ("0", "1"):
+        (tmp_path / "node" / "slots" / slot).mkdir(parents=True)
+        clone = fresh_clone(site, tmp_path / "node" / "slots" / slot)
+        commits.append(experiment(site, clone, "cell", slot))
+        publish(site, clone, "cell")
+    assert published(site, "cell") and not published(site, "cel")
+    assert git(Path(site.url), "rev-parse", experiment_ref(site.revision, "cell")) == commits[0]
+
+
+def test_a_used_clone_is_as_a_new_one(site, tmp_path):
+    slot = tmp_path / "node" / "slots" / "0"
+    slot.mkdir(parents=True)
+    clone = fresh_clone(site, slot)
+    experiment(site, clone, "cell", "killed")
+    (clone / "left").write_text("over")
+    (clone / ".dvc" / ".gitignore").write_text("edited")
+    (clone / ".git" / "index.lock").touch()
+    git(clone, "symbolic-ref", "refs/exps/exec/EXEC_BRANCH", "refs/exps/gone")
+    assert fresh_clone(site, slot) == clone
+    assert git(clone, "status", "--porcelain") == "" and git(clone, "rev-parse", "HEAD") == site.revision
+    assert git(clone, "for-each-ref", "refs/exps") == ""
+    assert not (clone / ".git" / "refs" / "exps" / "exec" / "EXEC_BRANCH").exists()
+
+
+def test_no_two_tasks_have_one_slot(tmp_path):
+    with free_slot(tmp_path) as (first, _), free_slot(tmp_path) as (second, _):
+        assert (first.name, second.name) == ("0", "1")
+    with free_slot(tmp_path) as (again, _):
+        assert again == first
+
+
+TASK = """
+import os, sys
+from pathlib import Path
+from headstart.sweep.node import free_slot, run_supervised
+with free_slot(Path(sys.argv[1])) as (slot, lock):
+    job = ["sh", "-c", "sleep 300 & sleep 301"]
+    sys.exit(run_supervised(job, slot, os.environ, slot / "log", [lock]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_jobs_processes_end_with_its_task_and_hold_its_slot_until_then(tmp_path, number):
+    src = str(Path(__file__).parents[2] / "src")
+    task = subprocess.Popen([sys.executable, "-c", TASK, str(tmp_path)], env={**os.environ, "PYTHONPATH": src})
+    process = psutil.Process(task.pid)
+    wait_for(lambda: sum(child.name() == "sleep" for child in process.children(recursive=True)) == 2, 20)
+    children = process.children(recursive=True)
+    with free_slot(tmp_path) as (other, _):
+        assert other.name == "1"
+    task.send_signal(number)
+    task.wait()
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    time.sleep(0.1)
+    with free_slot(tmp_path) as (free, _):
+        assert free.name == "0"
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        (
+            "Running\nerror: params.yaml: seed: -1\nERROR: failed to reproduce 'prepare'\n",
+            "error: params.yaml",
+        ),
+        ("Running\nERROR: failed to push\n\n", "ERROR: failed to push"),
+        ("Killed\n", "Killed"),
+        ("", ""),
+    ],
+)
+def test_a_failure_is_told_by_the_line_that_says_why(log, why):
+    assert reason(log).startswith(why)
+
+
+@pytest.mark.parametrize("failures", [0, 2, 6])
+def test_a_remote_that_is_away_is_tried_six_times(monkeypatch, capfd, failures):
+    pauses: list[float] = []
+    monkeypatch.setattr(node.time, "sleep", pauses.append)
+    calls = iter(range(100))
+
+    def work() -> str:
+        if next(calls) < failures:
+            raise OSError("away")
+        return "there"
+
+    if failures == 6:
+        with pytest.raises(OSError, match="away"):
+            node.persistently(work, errors=OSError)
+    else:
+        assert node.persistently(work, errors=OSError) == "there"
+    assert len(pauses) == min(failures, 5) == capfd.readouterr().err.count("away")
