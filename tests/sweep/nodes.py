@@ -1,10 +1,15 @@
-"""A Ray cluster on loopback whose nodes can be killed, and a repository with both remotes."""
+"""A Ray cluster on loopback whose nodes can be killed, and a repository with both remotes.
+
+`python -m tests.sweep.nodes FOLDER` waits for the end of its input, then ends all that belongs to the cluster there:
+also where the tests themselves were killed.
+"""
 
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.checkouts import BIN, checkout, environment, run
+from tests.checkouts import BIN, ROOT, checkout, environment, run
+
+MARKER = "TESTED_CLUSTER"  # in the environment of all that belongs to one: its folder
 
 
 class Cluster:
@@ -32,7 +39,7 @@ class Cluster:
         memory = f"--object-store-memory={80 << 20}"
         process = subprocess.Popen(
             [BIN / "ray", "start", "--block", *options, "--node-ip-address=127.0.0.1", "--disable-usage-stats", memory],
-            env=environment(TMPDIR=str(self.folder), **quiet, **self.extra),
+            env=environment(TMPDIR=str(self.folder), **quiet, **self.extra, **self.mark),
             stdout=log.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -41,6 +48,11 @@ class Cluster:
         wait_for(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, 90, str(log))
         assert process.poll() is None, log.read_text()
         return process
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """For the environment of what is to end with the cluster."""
+        return {MARKER: str(self.folder)}
 
     def start_head(self, **extra: str) -> None:
         self.extra = extra
@@ -63,20 +75,28 @@ class Cluster:
 @contextmanager
 def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    started = Cluster(folder)
+    guard = subprocess.Popen(
+        [BIN / "python", "-m", __name__, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
-        yield started
+        yield Cluster(folder)
     finally:
-        for process in started.processes:
-            for one in family(process.pid):
-                kill(one)
-            process.wait()
-        # what has outlived its node: processes whose environment names this cluster's folder
-        for one in psutil.process_iter():
-            with suppress(psutil.Error):
-                if one.environ().get("RAY_TMPDIR") == str(folder):
-                    kill(one)
-        shutil.rmtree(folder, ignore_errors=True)
+        guard.communicate()
+
+
+def end_cluster(folder: Path) -> None:
+    """End every process that was started for a cluster, or by one of those, wherever it is now."""
+    while found := [one for one in psutil.process_iter() if belongs(one, folder)]:
+        for one in found:
+            kill(one)
+        psutil.wait_procs(found, timeout=5)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def belongs(process: psutil.Process, folder: Path) -> bool:
+    with suppress(psutil.Error):
+        return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARKER) == str(folder)
+    return False
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -162,3 +182,8 @@ def with_deadline(process: subprocess.Popen[str], seconds: float) -> tuple[int, 
         output, _ = process.communicate()
         raise AssertionError(f"not within {seconds:g} s:\n{output}") from None
     return process.returncode, output
+
+
+if __name__ == "__main__":
+    os.read(0, 1)
+    end_cluster(Path(sys.argv[1]))

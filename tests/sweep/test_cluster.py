@@ -64,13 +64,19 @@ except UserError as error:
 """
 
 
-def drive(root: Path, engine: str = "ray", env: dict[str, str] | None = None, **options) -> subprocess.Popen[str]:
-    """A process that runs the repository's grid."""
+def drive(root: Path, nodes: Cluster, engine: str = "ray", env: dict[str, str] | None = None, **options):
+    """A process that runs the repository's grid, and ends with the cluster at the latest."""
+    if engine == "ray":
+        options["address"] = nodes.address
     return subprocess.Popen(
         [BIN / "python", "-c", DRIVER, engine, repr(options)],
-        cwd=root, env=environment(PYTHONPATH=str(root / "src"), **(env or {})), text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        cwd=root,
+        env=environment(PYTHONPATH=str(root / "src"), **nodes.mark, **(env or {})),
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def cells_of(root: Path) -> tuple[Cell, ...]:
@@ -179,7 +185,7 @@ def swept(tmp_path_factory, nodes) -> Swept:
     folder = tmp_path_factory.mktemp("swept")
     root = repository(folder, str(folder / "store"), SIXTEEN)
     first, second = nodes.start_node(), nodes.start_node()
-    driver = drive(root, address=nodes.address)
+    driver = drive(root, nodes)
     wait_for(lambda: len(finished(root)) >= 3 and len(running_jobs(nodes)) > 4, 300, "three cells")
     orphans = kill_node(second)
     outlived = len(psutil.wait_procs(orphans, timeout=20)[1])
@@ -190,7 +196,7 @@ def swept(tmp_path_factory, nodes) -> Swept:
     wait_for(lambda: not running_jobs(nodes), 30, "the end of a killed driver's jobs")
     before = finished(root)
     logs = {name: nodes.log(name) for name in before}
-    status, output = with_deadline(drive(root, address=nodes.address), 400)
+    status, output = with_deadline(drive(root, nodes), 400)
     assert status == 0, output
     assert first.poll() is None
     return Swept(root, folder / "store", nodes, before, logs, outlived)
@@ -296,7 +302,7 @@ def test_a_lost_nodes_cell_goes_on_from_its_checkpoint_and_in_its_mlflow_run(tmp
     env = {"MLFLOW_TRACKING_URI": address, "HEADSTART_CHECKPOINT_SECONDS": "0"}
     env |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     victim = nodes.start_node()
-    driver = drive(root, env=env, address=nodes.address, checkpoints=str(tmp_path / "checkpoints"))
+    driver = drive(root, nodes, env=env, checkpoints=str(tmp_path / "checkpoints"))
     saved = tmp_path / "checkpoints" / "checkpoints" / "train_simclr"
     wait_for(
         lambda: len([file for file in saved.glob("*.pt") if not file.name.startswith(".")]) >= 2, 200, "both train"
