@@ -116,13 +116,23 @@ def kill(process: psutil.Process) -> None:
 def kill_node(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """SIGKILL all of Ray's processes of a node; return those of its jobs, which are to end by themselves."""
     everything = family(process.pid)
-    jobs = [one for one in everything if any("headstart.sweep.worker" in word for word in command(one))]
-    jobs = [child for one in jobs for child in family(one.pid)]
+    jobs = [below for one in everything if is_job(one) for below in family(one.pid)]
     for one in everything:
         if one not in jobs:
             kill(one)
     process.wait()
     return jobs
+
+
+def in_training(*processes: subprocess.Popen[bytes]) -> set[str]:
+    """The experiments whose SimCLR trains on some nodes at this moment: half done, and far from being published."""
+    jobs = [one for process in processes for one in family(process.pid) if is_job(one)]
+    busy = [job for job in jobs if any("stages.train_simclr" in command(below) for below in family(job.pid))]
+    return {words[words.index("--name") + 1] for job in busy if "--name" in (words := command(job))}
+
+
+def is_job(process: psutil.Process) -> bool:
+    return "headstart.sweep.worker" in command(process)
 
 
 def command(process: psutil.Process) -> list[str]:

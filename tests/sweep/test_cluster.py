@@ -25,6 +25,7 @@ from tests.sweep.nodes import (
     cluster,
     finished,
     free_port,
+    in_training,
     kill_node,
     repository,
     wait_for,
@@ -176,7 +177,8 @@ class Swept:
     nodes: Cluster
     before: dict[str, str]  # experiment -> commit, and
     logs: dict[str, str]  # experiment -> log, when the driver was killed
-    outlived: int  # processes of the killed node's and the killed driver's jobs that did not end
+    interrupted: set[str]  # cells in whose training a kill fell
+    outlived: int  # processes of the killed node's jobs that did not end
 
 
 @pytest.fixture(scope="module")
@@ -186,11 +188,13 @@ def swept(tmp_path_factory, nodes) -> Swept:
     root = repository(folder, str(folder / "store"), SIXTEEN)
     first, second = nodes.start_node(), nodes.start_node()
     driver = drive(root, nodes)
-    wait_for(lambda: len(finished(root)) >= 3 and len(running_jobs(nodes)) > 4, 300, "three cells")
-    orphans = kill_node(second)
-    outlived = len(psutil.wait_procs(orphans, timeout=20)[1])
-    nodes.start_node()
-    wait_for(lambda: len(finished(root)) >= 8, 300, "eight cells")
+    # kills at the end of a cell would interrupt nothing: both fall into trainings
+    wait_for(lambda: len(finished(root)) >= 3 and in_training(second), 300, "a training after three cells")
+    interrupted = in_training(second)
+    outlived = len(psutil.wait_procs(kill_node(second), timeout=20)[1])
+    third = nodes.start_node()
+    wait_for(lambda: len(finished(root)) >= 8 and len(in_training(first, third)) == 2, 400, "two trainings after eight")
+    interrupted |= in_training(first, third)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     wait_for(lambda: not running_jobs(nodes), 30, "the end of a killed driver's jobs")
@@ -199,7 +203,7 @@ def swept(tmp_path_factory, nodes) -> Swept:
     status, output = with_deadline(drive(root, nodes), 400)
     assert status == 0, output
     assert first.poll() is None
-    return Swept(root, folder / "store", nodes, before, logs, outlived)
+    return Swept(root, folder / "store", nodes, before, logs, interrupted, outlived)
 
 
 @pytest.mark.slow
@@ -209,15 +213,17 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing(swept):
     assert 8 <= len(swept.before) < 16, "the driver was killed in the middle"
     states = SweepState(swept.root, "small").all()
     assert {name: state.state for name, state in states.items()} == dict.fromkeys(names, "done")
+    assert len(swept.interrupted) == 3 and not swept.interrupted & set(swept.before)
+    assert {name for name, state in states.items() if state.attempts > 1} == swept.interrupted
     assert swept.outlived == 0, "a lost node's jobs do not go on"
 
 
 @pytest.mark.slow
 def test_no_cell_runs_twice(swept):
-    ended = {name: swept.nodes.log(name).count("Ran experiment(s)") for name in finished(swept.root)}
-    again = [name for name, number in ended.items() if number > 1]
-    # a kill between a cell's end and its publication; one node and two jobs of the driver were killed
-    assert len(again) <= 3, again
+    logs = {name: swept.nodes.log(name) for name in finished(swept.root)}
+    assert {name: log.count("Ran experiment(s)") for name, log in logs.items()} == dict.fromkeys(logs, 1)
+    begun = {name: log.count("Reproducing experiment") for name, log in logs.items()}
+    assert begun == {name: 1 + (name in swept.interrupted) for name in logs}
     assert {name: swept.nodes.log(name) for name in swept.before} == swept.logs
     assert swept.before.items() <= finished(swept.root).items(), "what was published stays"
 
@@ -307,13 +313,14 @@ def test_a_lost_nodes_cell_goes_on_from_its_checkpoint_and_in_its_mlflow_run(tmp
     wait_for(
         lambda: len([file for file in saved.glob("*.pt") if not file.name.startswith(".")]) >= 2, 200, "both train"
     )
+    (lost,) = in_training(victim)
     kill_node(victim)
     nodes.start_node()
     status, output = with_deadline(driver, 300)
     assert status == 0 and "warning" not in output, output
     cells = cells_of(root)
     assert set(finished(root)) == {cell.name for cell in cells}
-    assert any("goes on from its checkpoint" in nodes.log(cell.name) for cell in cells)
+    assert "goes on from its checkpoint" in nodes.log(lost)
     with sqlite3.connect(store) as runs:
         children = "select run_uuid from tags where key = 'mlflow.parentRunId'"
         parents = runs.execute(f"select name, status from runs where run_uuid not in ({children})").fetchall()

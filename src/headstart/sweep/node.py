@@ -193,7 +193,14 @@ def environment(site: Site, clone: Path) -> dict[str, str]:
         ("PYTHONPATH", str(clone / "src")),
     )}  # fmt: skip
     shared = site.shared or str(clone.parents[2] / "shared")
-    return {**known, **paths, "DVC_NO_ANALYTICS": "1", "HEADSTART_SHARED": shared, **site.environment}
+    return {
+        **known,
+        **paths,
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "HEADSTART_SHARED": shared,
+        **site.environment,
+    }
 
 
 def run_supervised(
