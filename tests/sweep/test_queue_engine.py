@@ -28,9 +28,9 @@ def sweep(folder: Path, *words: str, check: bool = True) -> subprocess.Completed
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen:
-    log = (folder / ".cache" / "driver.log").open("a")
     env = environment(PYTHONPATH=str(folder / "src"))
-    return subprocess.Popen([*SWEEP, *words], cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+    with (folder / ".cache" / "driver.log").open("a") as log:
+        return subprocess.Popen([*SWEEP, *words], cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
 def executed(folder: Path, stage: str = "train_simclr") -> list[list]:

@@ -53,7 +53,8 @@ class Pipeline:
         ]
 
     def _entry(self, name: str, stage: Mapping[str, Any], tree: Mapping[str, Any], item: Mapping[str, Any]) -> Entry:
-        deps, outs, keys = (_names(stage.get(kind, []), tree, item) for kind in ("deps", "outs", "params"))
+        deps, keys = (_names(stage.get(kind, []), tree, item) for kind in ("deps", "params"))
+        outs = [out for kind in ("outs", "metrics", "plots") for out in _names(stage.get(kind, []), tree, item)]
         return Entry(
             name,
             str(item.get("dataset", "")),
