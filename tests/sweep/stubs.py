@@ -44,6 +44,8 @@ if stage == "download":
     leave(f"data/raw/{dataset}")
 if stage == "prepare":
     leave(f"data/prepared/{dataset}", seed=seed)
+if stage == "prepare_source":
+    leave(f"data/source/{options['--source']}")
 if stage == "pretrain_autoencoder":
     leave(f"models/autoencoder/{dataset}/{options['--init']}-{options['--dim']}", seed=seed)
 if stage == "train_simclr":

@@ -15,8 +15,8 @@ from headstart.sweep.grid import read_grid
 from headstart.sweep.plan import in_order
 from tests.checkouts import ROOT
 
-RANDOM = "fixed: {datasets: digits, projector.init: random}\naxes: {seed: [0]}"
-FROZEN = "fixed: {datasets: digits, projector.init: autoencoder}\naxes: {seed: [0]}"
+RANDOM = "fixed: {datasets: digits, projector.init: random}\naxes: {projector.activation: [relu]}"
+FROZEN = "fixed: {datasets: digits, projector.init: autoencoder}\naxes: {projector.activation: [relu]}"
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ READ = {  # by both: a random first layer rests on no autoencoder
     "seed": 7,
     "simclr.temperature": 0.3,
     "simclr.epochs": 3,
-    "probe.few_labels": 2,
+    "probe.few_labels": [2],
     "projector.out_dim": 8,
     "backbone.arch": "resnet34",
     "data.val_fraction": 0.2,
@@ -109,18 +109,20 @@ def test_the_code_of_the_stages_involved_changes_the_identity(place, file):
 
 
 def test_recipes_are_compared_by_what_they_come_to(place):
-    paper = identity(place, f"{FROZEN}\n".replace("digits,", "digits, recipe: paper,"))
-    assert paper != identity(place)
+    grid = FROZEN.replace("digits", "cifar10")
+    paper = identity(place, grid.replace("cifar10,", "cifar10, recipe: paper,"))
+    assert paper != identity(place, grid)
     tree = read_yaml(place / "params.yaml")
     values = {
         f"{section}.{key}": value["paper"]
         for section in ("simclr", "autoencoder", "probe", "backbone")
         for key, value in tree[section].items()
-        if isinstance(value, dict)
+        if isinstance(value, dict) and "paper" in value
     }
-    for key, value in values.items():
+    row = {f"data.cifar10.{key}": tree["data"]["cifar10"][key]["paper"] for key in ("batch_size", "views")}
+    for key, value in ({"datasets": ["cifar10"]} | values | row).items():
         set_value(place, key, value)
-    assert identity(place) == paper
+    assert identity(place, grid) == paper
 
 
 def test_one_axis_changes_its_own_cells_alone(place):
@@ -183,7 +185,7 @@ def test_dvc_makes_the_same_parameters_of_the_arguments(place):
 
     overrides = {
         "datasets": ["mine"],
-        "data.mine.path": "/a b/it's, {x}=[1] \\ ${y}.zip",
+        "data.mine.path": "/a b/it's, {x}=[1] \\ y.zip",
         "data.archives": None,
         "device": "cuda:1",
         "backbone.weights": "none",
@@ -241,9 +243,8 @@ def test_a_plan_over_the_paper_grid_takes_seconds():
 
 def test_the_pipeline_in_dvc_yaml_is_read_as_dvc_reads_it(place):
     from dvc.repo import Repo
-    from dvc.repo import Repo as _Repo
 
-    _Repo.init(str(place), no_scm=True).close()
+    Repo.init(str(place), no_scm=True).close()
     with Repo(str(place)) as repo:
         theirs = {
             stage.addressing: (
@@ -259,3 +260,34 @@ def test_the_pipeline_in_dvc_yaml_is_read_as_dvc_reads_it(place):
     assert sorted(map(sorted, (entry.params for entry in ours))) == sorted(
         sorted(keys) for _, _, keys in theirs.values()
     )
+
+
+def test_other_datasets_count_where_they_are_used(place):
+    other = FROZEN.replace("}\n", ", projector.autoencoder_dataset: mnist}\n", 1)
+    judged = RANDOM.replace("}\n", ", probe.datasets: [mnist]}\n", 1)
+    before = [identity(place, text) for text in (other, judged, FROZEN, RANDOM)]
+    assert len(set(before)) == 4
+    unused = RANDOM.replace("}\n", ", projector.autoencoder_dataset: mnist}\n", 1)
+    assert identity(place, unused) == before[3], "a random layer learns from no autoencoder's images"
+    set_value(place, "data.mnist.image_size", 14)
+    after = [identity(place, text) for text in (other, judged, FROZEN, RANDOM)]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, True, True]
+
+
+def test_initialisations_share_the_autoencoder_of_another_dataset(place):
+    text = "fixed: {datasets: digits, projector.autoencoder_dataset: mnist}\naxes:\n"
+    keys = {
+        cell.autoencoder for cell in cells_of(place, f"{text}  projector.init: [autoencoder, autoencoder_permuted]\n")
+    }
+    assert len(keys) == 1 and keys != {cells_of(place, FROZEN)[0].autoencoder}
+
+
+@pytest.mark.slow
+def test_ten_thousand_cells_are_planned_within_a_minute(place):
+    seeds = ", ".join(map(str, range(625)))
+    text = f"fixed: {{datasets: cifar10}}\naxes:\n  projector.init: [random, autoencoder]\n  seed: [{seeds}]\n"
+    text = text.replace("  seed", "  projector.hidden_dim: [16, 32]\n  projector.activation: [relu, silu]\n  seed")
+    started = time.process_time()
+    cells = cells_of(place, text.replace("axes:\n", "axes:\n  data.standardize: [false, true]\n"))
+    ordered = in_order(cells, frozenset())
+    assert len(ordered) == 10_000 and time.process_time() - started < 50

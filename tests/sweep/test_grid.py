@@ -75,6 +75,7 @@ WRONG = {
     "axes: {seed: [0]}\nexclude: [{}]": "g.yaml: exclude[0]: {} must name at least one axis",
     "axes: {seed: [0]}\nexclude: {seed: 0}": "g.yaml: exclude: {'seed': 0} must be a list of mappings",
     "fixed: {datasets: [digits, mine]}\naxes: {seed: [0]}": "datasets: ['digits', 'mine'] must name one dataset",
+    "axes: {data.archives: ['${x}']}": "axes.data.archives: '${x}' must not hold ${",
     "axes: {seed: [0}": "g.yaml: not valid YAML",
 }
 

@@ -28,9 +28,9 @@ def sweep(folder: Path, *words: str, check: bool = True) -> subprocess.Completed
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen:
-    log = (folder / ".cache" / "driver.log").open("a")
     env = environment(PYTHONPATH=str(folder / "src"))
-    return subprocess.Popen([*SWEEP, *words], cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+    with (folder / ".cache" / "driver.log").open("a") as log:
+        return subprocess.Popen([*SWEEP, *words], cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
 def executed(folder: Path, stage: str = "train_simclr") -> list[list]:
@@ -169,7 +169,7 @@ def test_an_autoencoder_is_trained_once_for_cells_that_meet_at_it(tmp_path):
     made = [path for path in (folder / ".cache" / "shared" / "pretrain_autoencoder").iterdir() if path.is_dir()]
     assert len(made) == 1, "in the main workspace, for all"
     logs = [file.read_text() for file in (folder / ".cache" / "sweeps" / "t" / "logs").glob("t-*.log")]
-    assert sum("test MSE" in log for log in logs) == 1 and len(logs) == 2
+    assert sum("autoencoder digits 16: test MSE" in log for log in logs) == 1 and len(logs) == 2
     assert (folder / "mlflow.db").is_file() and not list((folder / ".cache" / "sweeps").rglob("mlflow.db"))
     name = experiments(folder)[0]
     run(folder, "dvc", "exp", "apply", name)

@@ -1,7 +1,6 @@
 """States survive what kills their writers; one process drives a sweep."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -33,9 +32,8 @@ def test_a_running_cell_is_lost_with_its_process(states):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     state = states.begin("a", child.pid)
     assert not states.is_lost(state)
-    child.send_signal(signal.SIGKILL)
-    while child.poll() is None:
-        time.sleep(0.01)
+    child.kill()
+    child.communicate()
     assert states.is_lost(state)
     assert not states.is_lost(states.update("a", state=DONE))
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -71,6 +72,7 @@ def test_git_says_what_is_done(cells, states):
 def test_hours_come_from_cells_that_were_finished_here(cells, states, tmp_path):
     from headstart.sweep.cells import save_cells
 
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     plan = make_plan(cells, {cells[0].identity: result(cells[0], 0.9)})
     assert "unknown" in text(costs(plan, tmp_path, 1)) and "no finished run" in text(costs(plan, tmp_path, 1))
     save_cells(cells, states.folder / "cells.json")

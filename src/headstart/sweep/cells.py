@@ -10,7 +10,7 @@ from typing import Any
 
 from headstart.errors import UserError
 from headstart.knobs import nearest
-from headstart.run.artifacts import write_text
+from headstart.run.artifacts import digest, write_text
 from headstart.run.params import Params, read_yaml, to_params
 from headstart.sweep import pipeline
 from headstart.sweep.grid import Grid, Overrides
@@ -21,7 +21,10 @@ DIGITS = 10  # of the identity, in a name: among 10,000 cells two are alike with
 
 @dataclass(frozen=True)
 class Work:
-    """What decides how long a cell takes on a given machine; autoencoder: its architecture and epochs, if needed."""
+    """What decides how long a cell takes on a given machine.
+
+    evaluation: a digest of the probe's and the diagnostics' settings; autoencoder: architecture and epochs, if needed.
+    """
 
     dataset: str
     kind: str
@@ -30,7 +33,7 @@ class Work:
     image_size: int
     batch_size: int
     epochs: int
-    probe: str
+    evaluation: str
     autoencoder: str
 
 
@@ -93,7 +96,7 @@ def read_pipeline(root: Path) -> Pipeline:
 
 def work_of(params: Params, dataset: str) -> Work:
     """Return what a run on a dataset has to do."""
-    row, coder, probe = params.dataset(dataset), params.autoencoder, params.probe
+    row, coder = params.dataset(dataset), params.autoencoder
     return Work(
         dataset,
         row.kind,
@@ -102,7 +105,7 @@ def work_of(params: Params, dataset: str) -> Work:
         row.image_size,
         row.batch_size,
         params.simclr.epochs,
-        f"{probe.protocol}, {len(probe.strengths)} strengths, {probe.few_draws if probe.few_labels else 0} draws",
+        digest(params.raw["probe"], params.raw.get("diagnostics"))[:8],
         f"{coder.arch}, {coder.epochs} epochs" if params.projector.needs_autoencoder else "",
     )
 
@@ -129,7 +132,8 @@ def _cell(sweep: str, overrides: Overrides, work: Work, stages: Pipeline, tree: 
     if last is not None:
         (out,) = last.outs
         width = out.rpartition("-")[2]  # the initialisation in the path decides nothing of the training
-        shared = f"{last.dataset}-{width}-{tree['seed']}-{pipeline.identity(pipeline.upstream(chosen, last))[:8]}"
+        key = pipeline.identity(pipeline.upstream(chosen, last), leave_out=("projector.init",))
+        shared = f"{last.dataset}-{width}-{tree['seed']}-{key[:8]}"
     return Cell(f"{sweep}-{identity[:DIGITS]}", overrides, identity, work.dataset, shared, work)
 
 
@@ -162,7 +166,7 @@ def _override(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_override, value))}]"
     if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
         return f"'{escaped}'"
     if isinstance(value, str) and value.lower() in (
         "null",

@@ -40,7 +40,8 @@ class Grid:
         """Return each cell's overrides; `datasets` is a list of one name."""
         names = sorted(self.axes, key=lambda key: key != "seed")
         every = itertools.product(*(self.axes[name] for name in names))
-        product = [dict(zip(names, values, strict=True)) for values in every] if names else []
+        values = [dict(zip(names, row, strict=True)) for row in every] if names else []
+        product = [{name: row[name] for name in self.axes} for row in values]
         chosen = [{**self.fixed, **cell} for cell in product if not any(_matches(cell, row) for row in self.exclude)]
         chosen += [{**self.fixed, **cell} for cell in self.include]
         return tuple(_with_one_dataset(cell) for cell in chosen)
@@ -111,6 +112,8 @@ def _check_plain(path: Path, key: str, value: Any) -> None:
     leaves = value if isinstance(value, list) else [value]
     if not all(leaf is None or isinstance(leaf, (str, int, float)) for leaf in leaves):
         raise UserError(f"{path}: {key}: {value!r} must be a text, a number, true, false, null or a list of those")
+    if any(isinstance(leaf, str) and "${" in leaf for leaf in leaves):
+        raise UserError(f"{path}: {key}: {value!r} must not hold ${{: dvc exp run -S would fill it in")
 
 
 def _values(path: Path, key: str, values: Any) -> tuple[Any, ...]:

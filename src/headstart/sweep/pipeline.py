@@ -19,18 +19,21 @@ from headstart.run.params import of_recipe
 AUTOENCODER = "pretrain_autoencoder"
 GATHERING = "report"  # reads the results of every dataset
 _TEMPLATE = re.compile(r"\$\{([^}]+)\}")
-_COMMAND = re.compile(r"-m stages\.(\w+)(?:.*?--dataset[ =]([^\s']+))?", re.DOTALL)
+_COMMAND = re.compile(r"-m stages\.(\w+)")
+_OPTION = re.compile(r"--(\w+)[ =]([^\s']+)")
 
 
 @dataclass(frozen=True)
 class Entry:
     """A stage on a dataset: files (None where the hash is not known yet) and parameters by dvc.yaml's names.
 
-    num_bytes: of its outs, where they are known.
+    target: the other dataset that a backbone is judged on, if that is what the stage does; num_bytes: of its outs,
+    where they are known.
     """
 
     stage: str
     dataset: str
+    target: str
     deps: Mapping[str, str | None]
     outs: Mapping[str, str | None]
     params: Mapping[str, Any]
@@ -53,10 +56,11 @@ class Pipeline:
         ]
 
     def _entry(self, name: str, stage: Mapping[str, Any], tree: Mapping[str, Any], item: Mapping[str, Any]) -> Entry:
-        deps, outs, keys = (_names(stage.get(kind, []), tree, item) for kind in ("deps", "outs", "params"))
+        deps, keys = (_names(stage.get(kind, []), tree, item) for kind in ("deps", "params"))
+        outs = [out for kind in ("outs", "metrics", "plots") for out in _names(stage.get(kind, []), tree, item)]
         return Entry(
             name,
-            str(item.get("dataset", "")),
+            *_datasets(item),
             {path: self.code.get(path) for path in deps},
             dict.fromkeys(outs),
             {key: lookup(tree, key) for key in keys},
@@ -67,11 +71,12 @@ def locked_entries(stages: Mapping[str, Any]) -> list[Entry]:
     """Return the entries of dvc.lock's `stages`; those whose command names no stage are left out."""
     entries = []
     for locked in stages.values():
-        if command := _COMMAND.search(str(locked.get("cmd", ""))):
+        command = str(locked.get("cmd", ""))
+        if stage := _COMMAND.search(command):
             deps, outs = ({row["path"]: row.get("md5") for row in locked.get(kind, [])} for kind in ("deps", "outs"))
             params = locked.get("params", {}).get("params.yaml", {})
             num_bytes = sum(row.get("size", 0) for row in locked.get("outs", []))
-            entries.append(Entry(command[1], command[2] or "", deps, outs, params, num_bytes))
+            entries.append(Entry(stage[1], *_datasets(dict(_OPTION.findall(command))), deps, outs, params, num_bytes))
     return entries
 
 
@@ -80,12 +85,17 @@ def involved(entries: Sequence[Entry], dataset: str) -> list[Entry]:
 
     Where the first layer needs no autoencoder, the stage that leaves a marker then decides nothing.
     """
-    gathered = [path for entry in entries if entry.stage == GATHERING for path in entry.deps]
+    gathered = [entry for entry in entries if entry.stage == GATHERING]
+    folders = [path for entry in gathered for path in entry.deps]
+    # dvc.lock keeps those of earlier parameters too
+    targets = {"", *(target for entry in gathered for target in entry.params.get("probe.datasets") or [])}
     makers = {path: entry for entry in entries for path in entry.outs}
     waiting = [
         entry
         for entry in entries
-        if entry.dataset == dataset and any(out.startswith(f"{top}/") for out in entry.outs for top in gathered)
+        if entry.dataset == dataset
+        and entry.target in targets
+        and any(out.startswith(f"{folder}/") for out in entry.outs for folder in folders)
     ]
     chosen: list[Entry] = []
     while waiting:
@@ -108,9 +118,13 @@ def is_whole(chosen: Sequence[Entry]) -> bool:
     )
 
 
-def identity(chosen: Sequence[Entry]) -> str:
-    """Return 32 hex digits of all that decides a dataset's results: parameters as resolved, and code."""
-    return digest(sorted([entry.stage, entry.dataset, settings(entry), _code(entry)] for entry in chosen))
+def identity(chosen: Sequence[Entry], leave_out: Sequence[str] = ()) -> str:
+    """Return 32 hex digits of all that decides a dataset's results: parameters as resolved, but for some, and code."""
+    rows = []
+    for entry in chosen:
+        values = {key: value for key, value in settings(entry).items() if key not in leave_out}
+        rows.append([entry.stage, entry.dataset, entry.target, values, _code(entry)])
+    return digest(sorted(rows, key=lambda row: row[:3]))
 
 
 def settings(entry: Entry) -> dict[str, Any]:
@@ -125,8 +139,10 @@ def settings(entry: Entry) -> dict[str, Any]:
         values["views"] = values["views"].get(drawn)
         del values[f"data.{entry.dataset}.views"]
     head = values.get("projector")
-    if isinstance(head, dict) and head.get("freeze") == "auto" and head.get("init") in PROJECTOR_INITS:
-        values["projector"] = {**head, "freeze": PROJECTOR_INITS[head["init"]].frozen}
+    if isinstance(head, dict) and (init := PROJECTOR_INITS.get(str(head.get("init")))):
+        frozen = init.frozen if head.get("freeze") == "auto" else head.get("freeze")
+        unused = () if init.needs_autoencoder else ("autoencoder_dataset",)
+        values["projector"] = {key: value for key, value in head.items() if key not in unused} | {"freeze": frozen}
     return values
 
 
@@ -168,6 +184,12 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
 def _needs_autoencoder(entry: Entry) -> bool:
     init = entry.params["projector"].get("init")
     return init not in PROJECTOR_INITS or PROJECTOR_INITS[init].needs_autoencoder
+
+
+def _datasets(named: Mapping[str, Any]) -> tuple[str, str]:
+    """The dataset and the target that a matrix or a command names; a source alone, an autoencoder's, is neither."""
+    source = named["source"] if "source" in named and "target" in named else ""
+    return str(named.get("dataset", source)), str(named.get("target", ""))
 
 
 def _code(entry: Entry) -> list[tuple[str, str | None]]:

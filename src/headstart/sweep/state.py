@@ -129,7 +129,7 @@ class SweepState:
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
-        said = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
+        said = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
         return [line for line in said if line][-lines:]
 
     def request_stop(self) -> None:
