@@ -67,7 +67,7 @@ def make_cells(grid: Grid, root: Path = Path()) -> tuple[Cell, ...]:
     for overrides in grid.cells():
         changed = pipeline.with_overrides(tree, overrides)
         try:
-            params = to_params(changed)
+            params = _validated(changed, overrides)
         except UserError as error:
             raise UserError(f"{grid.path}: {str(error).removeprefix('params.yaml: ')}") from None
         if len(params.datasets) != 1:
@@ -135,6 +135,18 @@ def _cell(sweep: str, overrides: Overrides, work: Work, stages: Pipeline, tree: 
         key = pipeline.identity(pipeline.upstream(chosen, last), leave_out=("projector.init",))
         shared = f"{last.dataset}-{width}-{tree['seed']}-{key[:8]}"
     return Cell(f"{sweep}-{identity[:DIGITS]}", overrides, identity, work.dataset, shared, work)
+
+
+def _validated(tree: Mapping[str, Any], overrides: Overrides) -> Params:
+    """The validated parameters of a cell, over a file that is valid: most rows of `data` need no second look."""
+    named = {key.split(".")[1] for key in overrides if key.startswith("data.")}
+    for value in (*overrides.values(), *(tree.get("datasets") or [])):
+        named |= set(value if isinstance(value, list) else [value])
+    rows = {key: row for key, row in tree["data"].items() if not isinstance(row, dict) or key in named}
+    try:
+        return to_params({**tree, "data": rows})
+    except UserError:
+        return to_params(dict(tree))  # may name a row that was left out; an error names all rows
 
 
 def _check_keys(grid: Grid, tree: Mapping[str, Any]) -> None:

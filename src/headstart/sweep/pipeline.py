@@ -6,9 +6,10 @@ and seed are parameters, the hashes of what is published stand in the code.
 """
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headstart.errors import UserError
@@ -46,25 +47,28 @@ class Pipeline:
     def __init__(self, definition: Mapping[str, Any], code: Mapping[str, str]):
         self.stages: Mapping[str, Any] = definition["stages"]
         self.code = code
+        found = _TEMPLATE.finditer(json.dumps(self.stages))
+        self._templates = sorted({text[0] for text in found if not text[1].strip().startswith("item.")})
+        self._filled: dict[str, list[Entry]] = {}
 
     def entries(self, tree: Mapping[str, Any]) -> list[Entry]:
         """Return the entries that params.yaml's tree leads to, one per stage and element of its matrix."""
+        known = json.dumps([_filled(text, tree, {}) for text in self._templates])
+        if known not in self._filled:
+            self._filled[known] = [
+                self._entry(name, stage, tree, item)
+                for name, stage in self.stages.items()
+                for item in _items(stage.get("matrix", {}), tree)
+            ]
         return [
-            self._entry(name, stage, tree, item)
-            for name, stage in self.stages.items()
-            for item in _items(stage.get("matrix", {}), tree)
+            replace(entry, params={key: lookup(tree, key) for key in entry.params}) for entry in self._filled[known]
         ]
 
     def _entry(self, name: str, stage: Mapping[str, Any], tree: Mapping[str, Any], item: Mapping[str, Any]) -> Entry:
         deps, keys = (_names(stage.get(kind, []), tree, item) for kind in ("deps", "params"))
         outs = [out for kind in ("outs", "metrics", "plots") for out in _names(stage.get(kind, []), tree, item)]
-        return Entry(
-            name,
-            *_datasets(item),
-            {path: self.code.get(path) for path in deps},
-            dict.fromkeys(outs),
-            {key: lookup(tree, key) for key in keys},
-        )
+        code = {path: self.code.get(path) for path in deps}
+        return Entry(name, *_datasets(item), code, dict.fromkeys(outs), dict.fromkeys(keys))
 
 
 def locked_entries(stages: Mapping[str, Any]) -> list[Entry]:
