@@ -77,10 +77,13 @@ def cluster() -> Iterator[Cluster]:
     guard = subprocess.Popen(
         [BIN / "python", "-m", __name__, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True
     )
+    started = Cluster(folder)
     try:
-        yield Cluster(folder)
+        yield started
     finally:
         guard.communicate()
+        for process in started.processes:
+            process.wait()
 
 
 def end_cluster(folder: Path) -> None:
