@@ -112,6 +112,9 @@ def _add_sweep(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         add("--address", metavar="HOST:PORT", help="ray: the cluster's head (default: auto, the one on this machine)")
         add("--gpus-per-run", type=float, metavar="X", help="ray: of a GPU, as 0.25 for four runs on each (default: 0)")
         add("--cpus-per-run", type=float, metavar="X", help="ray: cores of each run (default: 1)")
+        add(
+            "--checkpoints", metavar="DIR", help="ray: a folder that all machines have; a lost one's runs go on from it"
+        )
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from headstart.sweep.node import folder_of
 from tests.checkouts import BIN, ROOT, checkout, environment, run
 
 MARKER = "TESTED_CLUSTER"  # in the environment of all that belongs to one: its folder
@@ -36,14 +37,15 @@ class Cluster:
         """One after the other: two that start at once on one machine choose the same ports."""
         log = self.folder / f"log{len(self.processes)}"
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0", "RAY_TMPDIR": str(self.folder)}
-        memory = f"--object-store-memory={80 << 20}"
-        process = subprocess.Popen(
-            [BIN / "ray", "start", "--block", *options, "--node-ip-address=127.0.0.1", "--disable-usage-stats", memory],
-            env=environment(TMPDIR=str(self.folder), **quiet, **self.extra, **self.mark),
-            stdout=log.open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        fixed = ["--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--object-store-memory={80 << 20}"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [BIN / "ray", "start", "--block", *options, *fixed],
+                env=environment(TMPDIR=str(self.folder), **quiet, **self.extra, **self.mark),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.processes.append(process)
         wait_for(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, 90, str(log))
         assert process.poll() is None, log.read_text()
@@ -62,14 +64,11 @@ class Cluster:
     def start_node(self) -> subprocess.Popen[bytes]:
         return self.start(f"--address={self.address}", "--num-cpus=1")
 
-    @property
-    def work(self) -> Path:
-        """Where the nodes, all on this machine, have their clones and logs."""
-        (folder,) = self.folder.glob("headstart-*")
-        return folder
-
-    def log(self, key: str) -> str:
-        return (self.work / "logs" / f"{key}.log").read_text()
+    def logs(self, root: Path) -> dict[str, str]:
+        """Job -> its log, of a repository's sweep on the nodes, all on this machine."""
+        (user,) = self.folder.glob("headstart-*")
+        folder = user / folder_of(str(root.parent / "origin.git")).name / "logs"
+        return {file.stem: file.read_text() for file in folder.glob("*.log")}
 
 
 @contextmanager
@@ -78,10 +77,13 @@ def cluster() -> Iterator[Cluster]:
     guard = subprocess.Popen(
         [BIN / "python", "-m", __name__, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True
     )
+    started = Cluster(folder)
     try:
-        yield Cluster(folder)
+        yield started
     finally:
         guard.communicate()
+        for process in started.processes:
+            process.wait()
 
 
 def end_cluster(folder: Path) -> None:

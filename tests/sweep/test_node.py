@@ -33,7 +33,7 @@ def site(tmp_path, monkeypatch) -> Site:
     run(work, "git", "add", "-A")
     run(work, "git", "commit", "-qm", "start")
     run(work, "git", "push", "-q", str(origin), "main")
-    return Site(str(origin), git(work, "rev-parse", "HEAD"), str(tmp_path / "node"), "", {})
+    return Site(str(origin), git(work, "rev-parse", "HEAD"), "", {})
 
 
 def experiment(site: Site, clone: Path, name: str, text: str) -> str:
@@ -83,6 +83,11 @@ def test_a_used_clone_is_as_a_new_one(site, tmp_path):
     assert git(clone, "status", "--porcelain") == "" and git(clone, "rev-parse", "HEAD") == site.revision
     assert git(clone, "for-each-ref", "refs/exps") == ""
     assert not (clone / ".git" / "refs" / "exps" / "exec" / "EXEC_BRANCH").exists()
+
+
+def test_repositories_share_no_clones():
+    first, second = (node.folder_of(f"git@host:{name}.git") for name in ("one", "two"))
+    assert first != second and first.parent == second.parent
 
 
 def test_no_two_tasks_have_one_slot(tmp_path):

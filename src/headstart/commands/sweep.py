@@ -28,7 +28,7 @@ from headstart.sweep.view import describe, show
 
 CODE = ("params.yaml", "dvc.yaml", "src", "stages")
 STOP_SECONDS = 60.0
-KEPT = ("jobs", "devices", "attempts", "address", "gpus_per_run", "cpus_per_run")
+KEPT = ("jobs", "devices", "attempts", "address", "gpus_per_run", "cpus_per_run", "checkpoints")
 
 
 def sweep(options: argparse.Namespace) -> None:

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from headstart.sweep.engines import EngineOptions
 from headstart.sweep.node import Job, Outcome, Site, experiment_ref, git, told
 from headstart.sweep.state import SweepState
 
-LOSSES = 10  # of nodes or processes, that a task survives
 POLL_SECONDS = 2.0
 JOIN_SECONDS = 60.0  # for nodes that are being started
 SEEN_SECONDS = 30.0
@@ -64,7 +62,7 @@ def check(root: Path, revision: str, options: EngineOptions) -> Site:
             "warning: MLFLOW_TRACKING_URI names no server (http://..): the runs will not be in MLflow", file=sys.stderr
         )
     shared = str(Path(options.checkpoints).resolve()) if options.checkpoints else ""
-    return Site(url, revision, "", shared, environment)
+    return Site(url, revision, shared, environment)
 
 
 def check_git(root: Path, revision: str) -> str:
@@ -178,7 +176,7 @@ def wait_for_room(ray: Any, options: EngineOptions) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def jobs(cells: Sequence[Cell], states: SweepState, options: EngineOptions) -> list[tuple[Job, list[str]]]:
+def jobs(cells: Sequence[Cell]) -> list[tuple[Job, list[str]]]:
     """Return the jobs in order, each with the keys of the jobs that it waits for.
 
     An autoencoder's job runs once per initialisation that uses it, in one place: the first trains it, for the others
@@ -189,7 +187,7 @@ def jobs(cells: Sequence[Cell], states: SweepState, options: EngineOptions) -> l
 
     def add(key: str, target: str, members: Sequence[Cell], needed: list[str]) -> str:
         runs = tuple((cell.name, tuple(exp_run_arguments(cell))) for cell in members)
-        found.append((Job(key, target, runs, options.attempts), needed))
+        found.append((Job(key, target, runs), needed))
         return key
 
     for (dataset, seed), members in grouped(cells, lambda cell: (cell.dataset, cell.overrides.get("seed"))):
@@ -204,8 +202,6 @@ def jobs(cells: Sequence[Cell], states: SweepState, options: EngineOptions) -> l
             autoencoder_of.update({cell.name: [key] for cell in members})
     for cell in cells:
         add(cell.name, "", [cell], autoencoder_of.get(cell.name) or data_of.get(cell.name, []))
-        left = max(1, options.attempts - states.get(cell.name).attempts)
-        found[-1] = (replace(found[-1][0], attempts=left), found[-1][1])
     return found
 
 
@@ -219,7 +215,7 @@ def grouped(cells: Sequence[Cell], key: Callable[[Cell], Hashable]) -> list[tupl
 
 def follow(ray: Any, root: Path, site: Site, cells: Sequence[Cell], states: SweepState, options: EngineOptions) -> None:
     """Submit all jobs and note in the states how they go, until all have ended or a stop is asked for."""
-    board, refs = submit(ray, site, jobs(cells, states, options), options)
+    board, refs = submit(ray, site, jobs(cells), options)
     names = {cell.name for cell in cells}
     waiting = {ref: key for key, ref in refs.items()}
     running: dict[str, float] = {}  # name -> when the states were last told that it lives
@@ -252,7 +248,11 @@ def submit(
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(node.Board).options(num_cpus=0, scheduling_strategy=here).remote()
-    limits = {"num_cpus": options.cpus_per_run, "num_gpus": options.gpus_per_run, "max_retries": LOSSES}
+    limits = {
+        "num_cpus": options.cpus_per_run,
+        "num_gpus": options.gpus_per_run,
+        "max_retries": max(0, options.attempts - 1),
+    }
     task = ray.remote(**limits, retry_exceptions=False)(node.run_job)
     refs: dict[str, Any] = {}
     for job, needed in rows:

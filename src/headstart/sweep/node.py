@@ -9,6 +9,7 @@ again, on this machine, waits until the first is gone, and then looks whether it
 
 import fcntl
 import getpass
+import hashlib
 import os
 import random
 import shutil
@@ -37,20 +38,19 @@ threading.Thread(target=follow, daemon=True).start()
 sys.exit(subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL).returncode)
 """
 
-Outcome = dict[str, Any]  # of a job: job, host, pid, started, ended, attempts, error (empty: none), log
+Outcome = dict[str, Any]  # of a job: job, host, pid, started, ended, error (empty: none), log
 
 
 @dataclass(frozen=True)
 class Site:
     """What the jobs of a sweep have in common.
 
-    url: the git remote; revision: the full commit; folder: on each node, for clones, cache, logs; shared: a folder that
-    all nodes share, for checkpoints, or empty; environment: of the processes, over the node's own.
+    url: the git remote; revision: the full commit; shared: a folder that all nodes share, for checkpoints, or empty;
+    environment: of the processes, over the node's own.
     """
 
     url: str
     revision: str
-    folder: str
     shared: str
     environment: Mapping[str, str]
 
@@ -66,7 +66,6 @@ class Job:
     key: str
     target: str
     runs: tuple[tuple[str, tuple[str, ...]], ...]
-    attempts: int = 1
 
 
 @dataclass
@@ -90,12 +89,12 @@ def run_job(job: Job, site: Site, board: Any, *needed: Outcome) -> Outcome:
 
     A cell whose experiment the git remote has is not run again.
     """
-    outcome: Outcome = {"job": job.key, "host": socket.gethostname(), "pid": os.getpid(), "attempts": 0, "log": ""}
+    outcome: Outcome = {"job": job.key, "host": socket.gethostname(), "pid": os.getpid(), "log": ""}
     outcome |= {"started": time.time(), "error": ""}
     broken = [other for other in needed if other["error"]]
     if broken:
         return outcome | {"error": f"{broken[0]['job']}: {broken[0]['error']}", "ended": time.time()}
-    folder = Path(site.folder or default_folder())
+    folder = folder_of(site.url)
     log = folder / "logs" / f"{job.key}.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +104,7 @@ def run_job(job: Job, site: Site, board: Any, *needed: Outcome) -> Outcome:
             locks.append(lock)
             if job.target or not persistently(published, site, job.runs[0][0]):
                 board.began.remote(job=job.key, host=outcome["host"], pid=outcome["pid"], started=time.time())
-                while not outcome["attempts"] or (outcome["error"] and outcome["attempts"] < job.attempts):
-                    outcome["attempts"] += 1
-                    outcome["error"] = attempt(job, site, slot, log, locks)
+                outcome["error"] = attempt(job, site, slot, log, locks)
     except (OSError, subprocess.SubprocessError) as error:
         outcome["error"] = told(error)
     return outcome | {"log": tail(log), "ended": time.time()}
@@ -127,9 +124,9 @@ def attempt(job: Job, site: Site, slot: Path, log: Path, locks: Sequence[int]) -
     return ""
 
 
-def default_folder() -> Path:
-    """Return this user's folder for temporary files on this node (TMPDIR of `ray start` chooses the place)."""
-    return Path(tempfile.gettempdir(), f"headstart-{getpass.getuser()}")
+def folder_of(url: str) -> Path:
+    """Return this user's folder on this node for sweeps of one repository; TMPDIR of `ray start` chooses the place."""
+    return Path(tempfile.gettempdir(), f"headstart-{getpass.getuser()}", hashlib.sha256(url.encode()).hexdigest()[:12])
 
 
 @contextmanager
