@@ -88,5 +88,5 @@ def test_setting_is_the_papers():
 def test_objective_is_scikit_learns():
     data = probe.features(300, 0)
     fit = converged_probe(data, data, [0.01], probe.NUM_CLASSES)
-    least, _ = probe.least_objective(data, 0.01)
+    least, _ = probe.theirs(data, 0.01, 1e-8)
     assert least <= probe.objective(fit.probe, data, 0.01) <= least * (1 + 1e-4)
