@@ -95,4 +95,4 @@ def _share_cache(root: Path, folder: Path) -> None:
     with Repo(str(root)) as main, Repo(str(folder)) as clone:
         own = dict(main.config.read("local").get("cache", {}))
         with clone.config.edit("local") as config:
-            config["cache"] = {**own, "dir": main.cache.local.path}
+            config["cache"] = {**own, "dir": main.cache.local_cache_dir}
