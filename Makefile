@@ -20,8 +20,9 @@ datasets: .venv/.ready
 
 optional: .venv/.optional
 
+# Without the sweeps on a cluster of which nodes are killed, ten minutes and more: python -m pytest -m kills
 test: .venv/.optional
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not kills"
 
 # BENCH="step views": some of them alone. The peers it measures against lie beside .venv, which they cannot change.
 bench: .venv/.ready .bench/.ready

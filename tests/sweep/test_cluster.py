@@ -194,7 +194,7 @@ def swept(tmp_path_factory, nodes) -> Swept:
     return Swept(root, folder / "store", nodes, before, logs, interrupted, outlived)
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_a_killed_node_and_a_killed_driver_lose_nothing(swept):
     names = {cell.name for cell in cells_of(swept.root)}
     assert len(names) == 16 and set(finished(swept.root)) == names
@@ -208,7 +208,7 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing(swept):
     assert swept.outlived == 0, "a lost node's jobs do not go on"
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_no_cell_runs_twice(swept):
     logs = swept.nodes.logs(swept.root)
     ended = {name: logs[name].count("Ran experiment(s)") for name in finished(swept.root)}
@@ -220,14 +220,14 @@ def test_no_cell_runs_twice(swept):
     assert swept.before.items() <= finished(swept.root).items(), "what was published stays"
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_each_autoencoder_is_trained_once(swept):
     logs = "".join(swept.nodes.logs(swept.root).values())
     assert len({cell.autoencoder for cell in cells_of(swept.root)} - {None}) == 2
     assert logs.count("autoencoder digits 16: test MSE") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_the_experiments_are_like_any_others(swept):
     known = Ledger(swept.root).read()
     assert {cell.identity for cell in cells_of(swept.root)} <= set(known)
@@ -240,7 +240,7 @@ def test_the_experiments_are_like_any_others(swept):
     assert sorted(measured) == sorted(finished(swept.root))
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_the_remote_has_every_out(swept):
     for name, commit in finished(swept.root).items():
         lock = yaml.safe_load(run(swept.root, "git", "show", f"{commit}:dvc.lock").stdout)
@@ -251,7 +251,7 @@ def test_the_remote_has_every_out(swept):
                         assert stored(swept.store, digest).is_file(), f"{name}: {out['path']}"
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_the_queue_gives_the_same_bits(swept, tmp_path):
     root = repository(tmp_path, str(tmp_path / "store"), FOUR)
     status, output = with_deadline(drive(root, swept.nodes, "run", "--jobs", "2"), 400)
@@ -311,7 +311,7 @@ def mlflow_server(tmp_path):
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_a_lost_nodes_cell_goes_on_from_its_checkpoint_and_in_its_mlflow_run(tmp_path, nodes, s3, mlflow_server):
     address, store = mlflow_server
     root = repository(tmp_path, "s3://runs/store", LONG, tracking=True, endpointurl=s3)
