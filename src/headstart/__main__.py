@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         help="published (the paper's runs), dvc (branches and experiments here: the default), mlflow, or a CSV file",
     )
     compare.add_argument("--claim", action="append", default=[], metavar="C1..C8", help="repeatable; default: all")
-    compare.add_argument("--format", choices=["md", "csv", "json", "latex"], default="md")
+    compare.add_argument("--format", choices=["md", "brief", "csv", "json", "latex"], default="md")
     compare.add_argument(
         "--published-dir",
         type=Path,
@@ -52,6 +52,24 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--save-rows", type=Path, metavar="FILE", help="also write the rows as CSV, for --rows FILE")
     compare.set_defaults(run=_compare)
+    gains = commands.add_parser("gains", help="what one factor changes, by any axis of the runs: table and figure")
+    gains.add_argument("--rows", default="dvc", metavar="SOURCE", help="as of compare")
+    gains.add_argument("--published-dir", type=Path, metavar="DIR", help="as of compare")
+    add = gains.add_argument
+    add(
+        "--of", default="arm", metavar="COLUMN", help="the factor: arm (initialisation and freezing; default), a column"
+    )
+    add(
+        "--against",
+        default="random (trainable)",
+        metavar="LEVEL",
+        help="the factor's level that others are set against",
+    )
+    add("--by", metavar="COLUMN,..", help="a gain for each value of these columns, as projector_activation")
+    add("--score", default="probe_test_top1", metavar="COLUMN", help="of which accuracy (default: probe_test_top1)")
+    add("--figure", type=Path, metavar="FILE.png", help="draw it too")
+    add("--title", help="of the figure")
+    gains.set_defaults(run=_gains)
     report = commands.add_parser(
         "report", help="the study's report on runs as one HTML page, with its text as Markdown"
     )
@@ -66,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--published-dir", type=Path, metavar="DIR", help="as of compare")
     report.add_argument("--margin", type=float, default=1.0, help="as of compare")
     report.set_defaults(run=_report)
+    results = commands.add_parser("results", help="tables and figures of the committed rows: docs/results")
+    results.set_defaults(run=_results)
     datasets = commands.add_parser("datasets", help="list the datasets: classes, images, size, licence, what is here")
     datasets.add_argument("--format", choices=["text", "json"], default="text")
     datasets.set_defaults(run=_datasets)
@@ -94,6 +114,7 @@ def _add_sweep(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "stop": "end what runs; checkpoints stay",
         "resume": "as run, with the engine and options that it was begun with",
         "retry": "as resume, with the failed cells",
+        "rows": "write the rows of the finished cells as CSV, for compare, gains and report",
     }
     parsers = {name: actions.add_parser(name, help=text, description=text) for name, text in helps.items()}
     for name, parser in parsers.items():
@@ -101,6 +122,7 @@ def _add_sweep(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         parser.set_defaults(run=_sweep, action=name)
     parsers["retry"].add_argument("--failed", action="store_true", required=True, help="the cells that failed")
     parsers["status"].add_argument("--once", action="store_true", help="print once and end; without a terminal: always")
+    parsers["rows"].add_argument("--out", type=Path, metavar="FILE.csv", help="default: sweeps/results/NAME.csv")
     parsers["plan"].add_argument("--cells", action="store_true", help="list every cell, in the order of running")
     for name in ("plan", "run", "resume", "retry"):
         parsers[name].add_argument("--jobs", type=int, metavar="N", help="cells at once on this machine (default: 1)")
@@ -123,10 +145,22 @@ def _compare(options: argparse.Namespace) -> None:
     compare(options)
 
 
+def _gains(options: argparse.Namespace) -> None:
+    from headstart.commands.gains import gains
+
+    gains(options)
+
+
 def _report(options: argparse.Namespace) -> None:
     from headstart.commands.report import report
 
     report(options)
+
+
+def _results(options: argparse.Namespace) -> None:
+    from headstart.commands.results import results
+
+    results()
 
 
 def _datasets(options: argparse.Namespace) -> None:

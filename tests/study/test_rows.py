@@ -37,6 +37,15 @@ def test_a_csv_is_read_typed_and_written_back_the_same(tmp_path):
     pd.testing.assert_frame_equal(rows.read_csv(tmp_path / "again.csv"), read)
 
 
+def test_comments_above_the_header_are_kept_apart(tmp_path):
+    read = rows.read_csv(table(tmp_path, LINE, header=f"# of a grid\n# at a commit\n{HEADER}"))
+    assert read.attrs["comments"] == ["of a grid", "at a commit"] and len(read) == 1
+    text = rows.to_csv(read, read.attrs["comments"])
+    assert text.startswith("# of a grid\n# at a commit\ndataset,") and "probe_few5" not in text
+    (tmp_path / "again.csv").write_text(text)
+    pd.testing.assert_frame_equal(rows.read_csv(tmp_path / "again.csv"), read)
+
+
 @pytest.mark.parametrize(
     ("header", "line", "words"),
     [

@@ -55,13 +55,13 @@ if stage == "fit_probe":
     leave(f"models/probe/{dataset}", loss=loss)
     leave(f"metrics/probe/{dataset}", loss=loss)
 if stage == "report":
-    table = {key: {"digits": loss / 10} for key in ("top1", "val_top1", "train_loss", "val_loss")}
+    table = {key: {"digits": loss / 20} for key in ("top1", "val_top1", "train_loss", "val_loss")}
     Path("metrics/metrics.json").write_text(json.dumps(table))
     for name in ("report.md", "report.html"):
         Path("metrics", name).write_text(str(loss))
     leave("metrics/plots/images")
     Path("metrics/plots/simclr_loss.csv").write_text(f"epoch,dataset,train_loss\\n1,digits,{loss}\\n")
-    Path("metrics/plots/probe_accuracy.csv").write_text(f"backbone,dataset,top1\\ntrained,digits,{loss / 10}\\n")
+    Path("metrics/plots/probe_accuracy.csv").write_text(f"backbone,dataset,top1\\ntrained,digits,{loss / 20}\\n")
 '''
 
 

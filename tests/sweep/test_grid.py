@@ -100,3 +100,17 @@ def test_a_grid_is_found_by_its_name_alone(tmp_path, monkeypatch):
     assert read_grid(Path("small")).path == Path("sweeps/small.yaml")
     with pytest.raises(UserError, match="large: No such file or directory"):
         read_grid(Path("large"))
+
+
+def test_what_results_are_made_of_the_rows_is_named_and_checked(grid):
+    text = "axes:\n  seed: [0]\nresults:\n  claims: [C1]\n  gains:\n  - {by: seed}\n"
+    assert grid(text).results == {"claims": ["C1"], "gains": [{"by": "seed"}]}
+    assert grid("axes:\n  seed: [0]").results == {}
+    for wrong, words in (
+        ("claims: C1", "must hold lists"),
+        ("claim: [C1]", r"results\.claim: unknown key \(nearest: claims\)"),
+        ("gains: [{bye: seed}]", r"results\.gains\.bye: .*of, against, by, score"),
+        ("gains: [{by: [seed]}]", r"results\.gains\.by: \['seed'\]"),
+    ):
+        with pytest.raises(UserError, match=words):
+            grid(f"axes:\n  seed: [0]\nresults:\n  {wrong}\n")

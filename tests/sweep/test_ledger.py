@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
+from headstart.__main__ import main
 from headstart.errors import UserError
+from headstart.study import rows
 from headstart.sweep.cells import make_cells
 from headstart.sweep.grid import read_grid
 from headstart.sweep.ledger import Ledger
@@ -52,7 +55,7 @@ def test_what_was_run_by_hand_and_what_a_branch_holds_count(repository):
     assert done(repository) == {("random", 1): "by-hand", ("autoencoder", 0): branch(repository)}
     assert done(repository) == done(repository), "read again from what is kept"
     row = next(row for row in Ledger(repository).read().values() if row.name == "by-hand")
-    assert row.metrics["top1"] == pytest.approx((len("random") + 0.4 + 0.01) / 10) and row.num_bytes > 0
+    assert row.metrics["top1"] == pytest.approx((len("random") + 0.4 + 0.01) / 20) and row.num_bytes > 0
 
 
 def test_readme_changes_nothing_and_the_probe_everything(copy):
@@ -114,3 +117,24 @@ def test_commits_of_anything_else_are_passed_over(tmp_path):
     run(tmp_path, "git", "add", "-A")
     run(tmp_path, "git", "commit", "-qm", "other")
     assert Ledger(tmp_path).read() == {}
+
+
+def test_the_rows_of_a_sweep_are_those_of_its_cells_with_grid_and_commit_above(copy, monkeypatch, capsys):
+    monkeypatch.chdir(copy)
+    run(copy, "dvc", "exp", "run", "--temp", "-n", "foreign", "-S", "projector.activation=tanh")
+    monkeypatch.setattr(sys, "argv", ["headstart", "sweep", "rows", "t", "--out", "few.csv"])
+    main()
+    assert "few.csv: 2 rows" in capsys.readouterr().out
+    table = rows.read_csv(copy / "few.csv")
+    assert table["run"].tolist()[1:] == ["by-hand"], "and the branch's, but no other cell's"
+    assert set(zip(table["projector_init"], table["seed"], strict=True)) == {("random", 1), ("autoencoder", 0)}
+    assert "sweeps/t.yaml at commit" in table.attrs["comments"][0] and "2 of 4 cells" in table.attrs["comments"][0]
+
+
+def test_a_sweep_without_a_finished_cell_has_no_rows(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    (copy / "sweeps" / "t.yaml").write_text(GRID.replace("[0, 1]", "[7]"))
+    monkeypatch.setattr(sys, "argv", ["headstart", "sweep", "rows", "t"])
+    with pytest.raises(SystemExit, match=r"^error: sweeps/t\.yaml: no finished cell; python -m headstart sweep run"):
+        main()
+    assert not (copy / "sweeps" / "results" / "t.csv").exists()

@@ -72,4 +72,5 @@ def read(source: str, published_dir: Path | None, workspace: bool = False) -> tu
         return rows.to_rows(read_mlflow(), source), []
     if not source.endswith(".csv"):
         raise UserError(f"--rows {source}: must be {', '.join(SOURCES)} or a CSV file of rows")
-    return rows.read_csv(Path(source)), []
+    table = rows.read_csv(Path(source))
+    return table, table.attrs["comments"]

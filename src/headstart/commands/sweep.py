@@ -42,6 +42,10 @@ def sweep(options: argparse.Namespace) -> None:
         show_status(grid, root, states, once=options.once or not sys.stdout.isatty())
     elif options.action == "stop":
         stop(states)
+    elif options.action == "rows":
+        from headstart.commands.rows import write_rows
+
+        write_rows(grid, root, states, options.out)
     else:
         drive(grid, root, states, options)
 

@@ -34,6 +34,7 @@ METRICS = {
     "probe_knn20": "knn20",
     "probe_knn200": "knn200",
     "probe_ece": "ece",
+    "probe_untrained_top1": "top1_untrained",
 }
 _PROJECTOR = (
     *("projector_init", "projector_hidden_dim", "projector_out_dim", "projector_activation"),

@@ -4,6 +4,7 @@ A row is one (experiment, dataset). Readers give plain mappings; `to_rows` makes
 """
 
 import csv
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ COLUMNS = {
     "probe_knn20": Column(_number, _SHARE),
     "probe_knn200": Column(_number, _SHARE),
     "probe_ece": Column(_number, _SHARE),  # expected calibration error
+    "probe_untrained_top1": Column(_number, _SHARE),  # the same backbone before SimCLR
 }
 _LOSSES = ("train_loss", "val_loss")
 
@@ -132,10 +134,15 @@ def to_rows(records: Iterable[Mapping[str, Any]], source: str) -> pd.DataFrame:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Return the rows of a CSV file whose header names columns of the schema, or raise UserError."""
+    """Return the rows of a CSV file whose header names columns of the schema, or raise UserError.
+
+    First lines that begin with # are comments, which `table.attrs["comments"]` holds.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
+            lines = file.readlines()
+            comments = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+            reader = csv.DictReader(lines[len(comments) :])
             header = reader.fieldnames or []
             for name in header:
                 if name not in COLUMNS:
@@ -143,7 +150,9 @@ def read_csv(path: Path) -> pd.DataFrame:
             for name, column in COLUMNS.items():
                 if column.needed and name not in header:
                     raise UserError(f"{path}: column {name!r} is missing")
-            return to_rows(_whole_lines(reader, path), str(path))
+            table = to_rows(_whole_lines(reader, path), str(path))
+            table.attrs["comments"] = [line.lstrip("# ").rstrip() for line in comments]
+            return table
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
@@ -155,14 +164,18 @@ def _whole_lines(lines: Iterable[dict[str, Any]], path: Path) -> Iterator[dict[s
         yield line
 
 
-def to_csv(rows: pd.DataFrame) -> str:
-    """Return rows as CSV that `read_csv` reads back unchanged; unknown cells are empty."""
-    known = [name for name in COLUMNS if name in rows]
+def to_csv(rows: pd.DataFrame, comments: Sequence[str] = ()) -> str:
+    """Return rows as CSV that `read_csv` reads back unchanged; unknown cells are empty, unknown columns left out."""
+    known = [name for name, column in COLUMNS.items() if name in rows and (column.needed or _has_any(rows[name]))]
     table = rows[known].copy()
     for name in known:
         if COLUMNS[name].read is _truth:
             table[name] = table[name].map({True: "true", False: "false"})
-    return table.to_csv(index=False, lineterminator="\n")
+    return "".join(f"# {line}\n" for line in comments) + table.to_csv(index=False, lineterminator="\n")
+
+
+def _has_any(column: pd.Series) -> bool:
+    return bool((column.notna() & (column != "")).any())
 
 
 def finished(rows: pd.DataFrame, source: str) -> Table:
@@ -208,6 +221,19 @@ def describe(table: Table) -> str:
     return (
         f"{text} {int(runs['failed'].sum())} failed (accuracy under {FAILED_SHARE:g} of their dataset's median, or a "
         f"non-finite loss): {', '.join(arms)}. Leaving them out can flatter an arm that fails more often."
+    )
+
+
+def against_untrained(runs: pd.DataFrame) -> str:
+    """Return in a sentence how the probes compare with those of the same backbones before SimCLR; "" where unknown."""
+    known = runs[runs["probe_untrained_top1"].notna()]
+    if known.empty:
+        return ""
+    above = int((known["probe_test_top1"] > known["probe_untrained_top1"]).sum())
+    trained, before = (100 * known[f"probe_{word}top1"].mean() for word in ("test_", "untrained_"))
+    return (
+        f"After SimCLR the probes reach {trained:.2f} % on average, {before:.2f} % before it; "
+        f"{above} of {counted(len(known), 'run')} are above their untrained backbone."
     )
 
 

@@ -66,7 +66,10 @@ def student_interval(differences: ArrayLike, clusters: ArrayLike) -> Interval:
     """
     from scipy.stats import ttest_1samp
 
-    bounds = ttest_1samp(cluster_means(differences, clusters), 0.0).confidence_interval(LEVEL)
+    means = cluster_means(differences, clusters)
+    if np.allclose(means, means[0], rtol=1e-9, atol=1e-12):  # scipy warns of them
+        return Interval(float(means.mean()), float(means.mean()))
+    bounds = ttest_1samp(means, 0.0).confidence_interval(LEVEL)
     return Interval(float(bounds.low), float(bounds.high))
 
 

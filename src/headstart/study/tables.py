@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from headstart.study.claims import Answer
-from headstart.study.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Effect, Verdict
+from headstart.study.claims.verdict import ALL, PAIRED_MEAN, REFUTED, SUPPORTED, UNDECIDED, Effect, Verdict, hull
 
 VERDICTS = (SUPPORTED, REFUTED, UNDECIDED)
 
@@ -57,6 +57,28 @@ def markdown(answers: Sequence[Answer], intro: Sequence[str]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def brief(answers: Sequence[Answer]) -> str:
+    """Return a table with a line per claim: the verdict on all runs, and the differences that it rests on."""
+    rows = [["claim", "verdict", "points, with the interval that decides"], ["---"] * 3]
+    for answer in answers:
+        verdict = answer.everything
+        numbers = "<br>".join(deciding(verdict)) or verdict.reason
+        rows.append([f"{answer.claim}: {answer.statement}", headline(verdict), numbers])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def deciding(verdict: Verdict) -> list[str]:
+    """Return the differences that a verdict rests on, each in words: those whose paired mean its reason states."""
+    means = [row for row in verdict.effects if row.measure == PAIRED_MEAN and row.dataset == ALL]
+    found = {}
+    for row in means:
+        if f"{row.contrast}: " in verdict.reason and row.contrast not in found:
+            low, high = hull(verdict.effects, row.contrast)
+            span = f"{row.value:+.2f} [{low:.2f}, {high:.2f}]"
+            found[row.contrast] = f"{row.contrast}: {span}, {row.num_pairs} pairs"
+    return list(found.values())
+
+
 def latex(answers: Sequence[Answer], intro: Sequence[str]) -> str:
     """Return a booktabs table per claim and set of runs, with the verdict as its caption."""
     parts = [f"% {line}" for line in (*intro, UNITS)]
@@ -100,6 +122,7 @@ def as_json(answers: Sequence[Answer], intro: Sequence[str]) -> str:
 
 FORMATS: dict[str, Callable[[Sequence[Answer], Sequence[str]], str]] = {
     "md": markdown,
+    "brief": lambda answers, intro: "\n\n".join([f"# {intro[0]}", *intro[1:], brief(answers), UNITS]) + "\n",
     "csv": csv,
     "json": as_json,
     "latex": latex,

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from headstart.errors import UserError
 from headstart.knobs import nearest
 from headstart.run.params import read_yaml
 
-KEYS = ("description", "fixed", "axes", "exclude", "include")
+KEYS = ("description", "fixed", "axes", "exclude", "include", "results")
+RESULTS = ("claims", "gains")
+GAINS = ("of", "against", "by", "score")
 Overrides = dict[str, Any]  # key of params.yaml, its parts joined by dots -> plain value
 
 
@@ -21,7 +23,8 @@ class Grid:
 
     The last axis varies fastest, but for `seed`, which varies slowest: a sweep that is stopped has whole grids for its
     first seeds. A cell in `exclude` is left out where all keys of one of its rows match; `include` adds cells to the
-    fixed overrides.
+    fixed overrides. results: what `headstart results` makes of the rows: `claims`, and `gains`, each a mapping of
+    options of `headstart gains`.
     """
 
     path: Path
@@ -30,6 +33,7 @@ class Grid:
     axes: Mapping[str, tuple[Any, ...]]
     exclude: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
     include: tuple[Mapping[str, Any], ...] = ()
+    results: Mapping[str, list[Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -73,6 +77,7 @@ def read_grid(path: Path) -> Grid:
         {key: _values(path, f"axes.{key}", values) for key, values in axes.items()},
         tuple(_excluded(path, f"exclude[{n}]", row, axes) for n, row in enumerate(_rows(path, tree, "exclude"))),
         tuple(_included(path, f"include[{n}]", row) for n, row in enumerate(_rows(path, tree, "include"))),
+        _results(path, tree.get("results") or {}),
     )
     _check_shape(grid)
     return grid
@@ -147,6 +152,22 @@ def _included(path: Path, key: str, row: Any) -> dict[str, Any]:
     for name, value in cell.items():
         _check_plain(path, f"{key}.{name}", value)
     return cell
+
+
+def _results(path: Path, tree: Any) -> dict[str, list[Any]]:
+    """Which columns and claims there are, those who read rows know."""
+    if not isinstance(tree, dict) or not all(isinstance(value, list) for value in tree.values()):
+        raise UserError(f"{path}: results: {tree!r} must hold lists: {', '.join(RESULTS)}")
+    for key in tree:
+        if key not in RESULTS:
+            raise UserError(
+                f"{path}: results.{key}: unknown key{nearest(str(key), RESULTS)}; allowed: {', '.join(RESULTS)}"
+            )
+    for row in tree.get("gains", []):
+        for name, value in _mapping(path, "results.gains", row).items():
+            if name not in GAINS or not isinstance(value, str):
+                raise UserError(f"{path}: results.gains.{name}: {value!r}: texts are allowed, of {', '.join(GAINS)}")
+    return tree
 
 
 def _check_shape(grid: Grid) -> None:

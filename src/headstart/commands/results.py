@@ -1,0 +1,50 @@
+"""Tables and figures of the committed rows: of each grid what its `results` name."""
+
+from pathlib import Path
+
+from headstart.commands.rows import FOLDER
+from headstart.errors import UserError
+from headstart.run.artifacts import write_text
+from headstart.run.stage import say
+from headstart.study import claims, gains, rows, tables
+from headstart.sweep.grid import Grid, read_grid
+
+OUT = Path("docs/results")
+
+
+def results() -> None:
+    """Write docs/results/NAME.md and its figures for each sweeps/results/NAME.csv: equal rows give equal files."""
+    files = sorted(FOLDER.glob("*.csv"))
+    if not files:
+        raise UserError(f"{FOLDER}: no rows; python -m headstart sweep rows NAME writes those of a sweep")
+    for file in files:
+        page = OUT / f"{file.stem}.md"
+        write_text(page, _page(read_grid(Path("sweeps") / f"{file.stem}.yaml"), file))
+        say(str(page))
+
+
+def _page(grid: Grid, file: Path) -> str:
+    table = rows.read_csv(file)
+    runs = rows.finished(table, str(file))
+    made = "Made by `make results` of [the rows](../../" + f"{file.as_posix()}): {'; '.join(table.attrs['comments'])}."
+    parts = [f"# {grid.name}", grid.description, f"{made} {rows.describe(runs)}", rows.against_untrained(runs.runs)]
+    parts = [part for part in (*parts, *runs.notes) if part]
+    if chosen := grid.results.get("claims"):
+        answers = claims.evaluate(runs.runs, chosen)
+        parts += ["## Claims", tables.brief(answers), tables.UNITS]
+    for number, options in enumerate(grid.results.get("gains", [])):
+        parts += _gains(grid, runs, options, OUT / f"{grid.name}{'' if number == 0 else f'-{number + 1}'}.png")
+    return "\n\n".join(parts) + "\n"
+
+
+def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) -> list[str]:
+    of, against = options.get("of", gains.ARM), options.get("against", gains.BASELINE)
+    by = [name for name in options.get("by", "").split(",") if name]
+    table = gains.gains(runs.runs, of, against, by, options.get("score", gains.SCORE))
+    gains.picture(figure, table, against, grid.name)
+    what = f"{of} against {against}" + (f", by {', '.join(by)}" if by else "")
+    return [
+        f"## {what}",
+        f"![{what}: {gains.stands_on(table)}]({figure.name})",
+        gains.markdown(table, of, against).rstrip(),
+    ]

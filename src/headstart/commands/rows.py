@@ -1,0 +1,76 @@
+"""The rows of a sweep's finished cells as a small CSV file, for what outlives the repository's experiments."""
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from headstart.commands.compare import read
+from headstart.errors import UserError
+from headstart.run.artifacts import write_text
+from headstart.run.stage import say
+from headstart.study import rows
+from headstart.sweep.cells import load_cells, make_cells
+from headstart.sweep.grid import Grid
+from headstart.sweep.ledger import Finished, Ledger
+from headstart.sweep.state import DONE, SweepState
+
+FOLDER = Path("sweeps/results")
+
+
+def write_rows(grid: Grid, root: Path, states: SweepState, out: Path | None) -> None:
+    """Write the rows of a sweep's finished cells, with the grid, commit and compute that made them in comments above.
+
+    `wall_seconds` is of the whole cell, where this machine ran it. Raises UserError where no cell is finished.
+    """
+    # as it was begun: the code, and with it the identities, may have changed since
+    cells = load_cells(states.folder / "cells.json") or make_cells(grid, root)
+    finished = Ledger(root).read()
+    done = {cell.name: finished[cell.identity] for cell in cells if cell.identity in finished}
+    if not done:
+        raise UserError(f"{grid.path}: no finished cell; python -m headstart sweep run {grid.path}")
+    table = _rows_of(done)
+    seconds = {
+        done[name].name: state.ended - state.started
+        for name, state in states.all().items()
+        if name in done and state.state == DONE and state.started
+    }
+    table["wall_seconds"] = table["run"].map(seconds)
+    path = out or FOLDER / f"{grid.name}.csv"
+    comments = [
+        f"{grid.path.as_posix()} at commit {_revision(states, done)}: {len(done)} of {len(cells)} cells; made by "
+        f"python -m headstart sweep rows {grid.name}",
+        f"{sum(seconds.values()) / 3600:.1f} hours of cells{_where(states)}",
+    ]
+    write_text(path, rows.to_csv(table, comments))
+    say(f"{path}: {rows.counted(len(table), 'row')}, {path.stat().st_size / 1e3:.0f} kB")
+
+
+def _rows_of(done: Mapping[str, Finished]) -> pd.DataFrame:
+    """The rows of these experiments and branches, in the order of their settings."""
+    table, _ = read("dvc", None)
+    names = {row.name for row in done.values()} | {row.commit for row in done.values()}
+    own = table[table["run"].isin(names)]
+    return own.sort_values([*rows.IDENTITY, "run"], ignore_index=True)
+
+
+def _revision(states: SweepState, done: Mapping[str, Finished]) -> str:
+    """The commit that the sweep ran, else of one of its results."""
+    return str(states.driver().get("revision") or next(iter(done.values())).commit)[:10]
+
+
+def _where(states: SweepState) -> str:
+    jobs = states.driver().get("options", {}).get("jobs")
+    cores = len(os.sched_getaffinity(0))
+    return f", {jobs} at once, on {cores} cores of {_processor()}" if jobs else ""
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()

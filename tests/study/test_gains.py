@@ -1,0 +1,113 @@
+"""What a factor changes, on runs whose truth is known."""
+
+import math
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from headstart.__main__ import main
+from headstart.errors import UserError
+from headstart.study import gains, rows
+from tests.study.runs import make
+
+EFFECTS = {"relu": 0.01, "tanh": 0.03}
+ARMS = [("autoencoder", True), ("orthogonal", True), ("random", False)]
+
+
+def accuracy(row) -> float:
+    gain = EFFECTS[row["projector_activation"]] if row["projector_init"] == "autoencoder" else 0.0
+    return 0.8 + gain + 0.02 * (row["projector_activation"] == "tanh") + 0.001 * row["seed"]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return make(accuracy, ARMS, noise=0.0)
+
+
+def test_gains_are_means_of_matched_differences(runs):
+    table = gains.gains(runs, by=["projector_activation"]).set_index(["level", "projector_activation"])
+    for activation, effect in EFFECTS.items():
+        row = table.loc[("autoencoder (frozen)", activation)]
+        assert row["gain"] == pytest.approx(100 * effect)
+        assert row["first"] - row["second"] == pytest.approx(100 * effect)
+        assert (row["num_pairs"], row["num_seeds"]) == (15, 5)  # three widths
+        assert table.loc[("orthogonal (frozen)", activation), "gain"] == pytest.approx(0)
+    assert len(table) == 4
+    whole = gains.gains(runs).set_index("level")
+    assert whole.loc["autoencoder (frozen)", "gain"] == pytest.approx(2)
+
+
+def test_another_factor_is_compared_within_each_arm(runs):
+    table = gains.gains(runs, "projector_activation", "relu").set_index("arm")
+    assert table.loc["autoencoder (frozen)", "gain"] == pytest.approx(4)
+    assert table.loc["random (trainable)", "gain"] == pytest.approx(2)
+    assert set(table["level"]) == {"tanh"}
+
+
+def test_the_interval_covers_the_truth_and_a_single_pair_has_none():
+    noisy = make(accuracy, ARMS, noise=0.01, seeds=range(8))
+    row = gains.gains(noisy).set_index("level").loc["autoencoder (frozen)"]
+    assert row["low"] < 2 < row["high"] and row["high"] - row["low"] < 3
+    single = gains.gains(make(accuracy, ARMS, seeds=[0], out=[32], activations=["relu"]))
+    assert single["low"].isna().all() and single["num_pairs"].eq(1).all()
+    assert "one pair: no interval" in gains.markdown(single, gains.ARM, gains.BASELINE)
+
+
+def test_what_only_one_side_has_may_divide_the_pairs(runs):
+    other = runs[runs["projector_init"] == "autoencoder"].assign(autoencoder_arch="conv", autoencoder="other")
+    other["probe_test_top1"] += 0.05
+    own = runs.assign(autoencoder_arch=np.where(runs["projector_init"] == "autoencoder", "mlp", ""))
+    table = gains.gains(pd.concat([own, other], ignore_index=True), by=["autoencoder_arch"])
+    found = table[table["level"] == "autoencoder (frozen)"].set_index("autoencoder_arch")["gain"]
+    assert found["conv"] - found["mlp"] == pytest.approx(5)
+
+
+def test_another_score_is_compared_where_it_is_known(runs):
+    scored = runs.assign(probe_few5=runs["probe_test_top1"] / 2)
+    scored.loc[scored["seed"] == 0, "probe_few5"] = math.nan
+    row = gains.gains(scored, score="probe_few5").set_index("level").loc["autoencoder (frozen)"]
+    assert row["gain"] == pytest.approx(1) and row["num_seeds"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"of": "projector_activatoin"}, "nearest: projector_activation"),
+        ({"by": ["sede"]}, "nearest: seed"),
+        ({"against": "random (frozen)"}, "no run has it as arm; they have autoencoder"),
+        ({"score": "probe_few5"}, "no such score"),
+        ({"score": "train_loss"}, "no such score"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(runs, options, words):
+    with pytest.raises(UserError) as error:
+        gains.gains(runs, **options)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_arms_that_never_match_are_told(runs):
+    apart = runs.assign(protocol=runs["projector_init"])
+    with pytest.raises(UserError, match="nothing to compare"):
+        gains.gains(apart)
+
+
+def test_the_command_prints_the_table_and_draws_the_same_picture_again(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text(rows.to_csv(runs, ["made for a test"]))
+
+    def call(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["headstart", "gains", "--rows", "rows.csv", *options])
+        main()
+        return capsys.readouterr().out
+
+    said = call("--by", "projector_activation", "--figure", "a/gains.png")
+    assert "| tanh | autoencoder (frozen) | 85.20 | 82.20 | +3.00 [" in said and "made for a test" in said
+    assert call("--by", "projector_activation", "--figure", "b.png") == said
+    assert (tmp_path / "a" / "gains.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "b.png") as picture:
+        assert picture.width > 600 and len(picture.convert("RGB").getcolors(1_000_000)) > 50
+    with pytest.raises(SystemExit, match=r"^error: --figure x\.svg: must end in \.png$"):
+        call("--figure", "x.svg")
