@@ -280,9 +280,11 @@ def processes():
     return context
 
 
-def worker(place: Path, params: Params, dataset: str, steps: range, end: str) -> None:
+def worker(place: Path, params: Params, dataset: str, steps: range, end: str, uri: str = "") -> None:
     os.environ["DVC_ROOT"] = str(place)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if uri:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
     guard.PATIENCE_SECONDS = guard.PACE = 0.0
     guard.FLUSH_SECONDS = 0.1 if end != "kill" else 0.0
     sys.stderr = (place / f"{dataset}.err").open("w")
@@ -583,6 +585,49 @@ def server(place):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def test_eight_writers_to_one_server_lose_nothing(server, place, params, processes):
+    """Each a sweep's cell with a parent of its own, all on the same dataset; no lock of ours is between them."""
+    own = [with_seed(params, seed) for seed in range(8)]
+    names = [f"d{'x' * number}" for number in range(8)]
+    workers = [
+        processes.Process(target=worker, args=(place, one, name, range(20), "", server[0]))
+        for one, name in zip(own, names, strict=True)
+    ]
+    for process in workers:
+        process.start()
+    for process in workers:
+        process.join(120)
+    assert [process.exitcode for process in workers] == [0] * 8
+    assert [(place / f"{name}.err").read_text() for name in names] == [""] * 8
+    store = Store(server[0])
+    assert len(store.parents()) == 8
+    children = {run.data.tags["dataset"]: run for run in store.children()}
+    assert sorted(children) == sorted(names)
+    for name, run in children.items():
+        assert store.curve(run, "loss") == [(step, step + len(name) / 8) for step in range(20)]
+        assert [entry.dataset.digest for entry in run.inputs.dataset_inputs] == [META["hash"]]
+
+
+def test_a_dataset_that_another_writer_adds_meanwhile_is_told_again(place, params, monkeypatch):
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    real, refused = MlflowClient.log_inputs, []
+
+    def log_inputs(client, run_id, **inputs):
+        if not refused:
+            refused.append(run_id)
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name", error_code=1)
+        real(client, run_id, **inputs)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", log_inputs)
+    with tracking.stage_run("train_simclr", "digits", params) as run:
+        run.log_dataset("digits", META)
+    (child,) = Store(place).children()
+    assert refused == [child.info.run_id]
+    assert [entry.dataset.digest for entry in child.inputs.dataset_inputs] == [META["hash"]]
 
 
 def test_a_server_that_hangs_in_the_middle_misses_nothing_once_it_is_back(server, place, params, monkeypatch, capfd):

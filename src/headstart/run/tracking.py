@@ -301,7 +301,7 @@ class _Mirror:
             self.client.log_batch(record.run_id, metrics=[Metric(*row) for row in record.metrics[:1000]])
             del record.metrics[:1000]
         if record.inputs:
-            self.client.log_inputs(record.run_id, datasets=[_dataset_input(**row) for row in record.inputs])
+            self._send_inputs(record)
             record.inputs.clear()
         while record.figures:
             if Path(record.figures[0]).is_file():  # gone with a temporary copy?
@@ -312,6 +312,18 @@ class _Mirror:
             self.client.set_terminated(record.run_id, record.status, record.ended)
             if record.status != "FINISHED":
                 self.client.set_terminated(self.parent_id, record.status)
+
+    def _send_inputs(self, record: Record) -> None:
+        """Tell the inputs: again where another writer added the same dataset since MLflow looked for it."""
+        from mlflow.exceptions import MlflowException
+
+        datasets = [_dataset_input(**row) for row in record.inputs]
+        try:
+            self.client.log_inputs(record.run_id, datasets=datasets)
+        except MlflowException as error:
+            if "unique constraint" not in str(error).lower():  # SQLite's and PostgreSQL's words
+                raise
+            self.client.log_inputs(record.run_id, datasets=datasets)
 
     def send_model(self, run_id: str, module: nn.Module, example_batch: Tensor) -> None:
         """Log a module as an exported graph: it loads without this library, and runs no code of its own on loading."""
