@@ -5,7 +5,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: bench datasets export optional report repro test lint ui
+.PHONY: bench datasets export optional report repro results test lint ui
 .DEFAULT_GOAL := repro
 
 repro: .venv/.ready
@@ -33,6 +33,9 @@ export: .venv/.ready
 
 report: .venv/.ready
 	@python -m headstart report --rows dvc --out report/index.html
+
+results: .venv/.ready
+	@python -m headstart results
 
 lint: .venv/.ready
 	ruff check .
