@@ -40,9 +40,10 @@ def _page(grid: Grid, file: Path) -> str:
 def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) -> list[str]:
     of, against = options.get("of", gains.ARM), options.get("against", gains.BASELINE)
     by = [name for name in options.get("by", "").split(",") if name]
-    table = gains.gains(runs.runs, of, against, by, options.get("score", gains.SCORE))
-    gains.picture(figure, table, against, grid.name)
-    what = f"{of} against {against}" + (f", by {', '.join(by)}" if by else "")
+    score = options.get("score", gains.SCORE)
+    table = gains.gains(runs.runs, of, against, by, score)
+    what = f"{score}: {of} against {against}" + (f", by {', '.join(by)}" if by else "")
+    gains.picture(figure, table, against, f"{grid.name}, {score}")
     return [
         f"## {what}",
         f"![{what}: {gains.stands_on(table)}]({figure.name})",

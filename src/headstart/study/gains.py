@@ -42,7 +42,7 @@ def gains(
     if against not in set(table["level"]):
         raise UserError(f"{against}: no run has it as {of}; they have {', '.join(sorted(set(table['level'])))}")
     baseline, varied = table[table["level"] == against], [] if of == ARM else [of]
-    by = settings(of, by)
+    by = _settings(of, by)
     records = []
     for (dataset, *values, level), first in table[table["level"] != against].groupby(["dataset", *by, "level"]):
         same = baseline if of == ARM else baseline[baseline[ARM] == first[ARM].iloc[0]]
@@ -55,8 +55,8 @@ def gains(
     return pd.DataFrame(records)
 
 
-def settings(of: str, by: Sequence[str]) -> list[str]:
-    """Return the columns that tell rows of gains apart beside dataset and level."""
+def _settings(of: str, by: Sequence[str]) -> list[str]:
+    """The columns that tell rows of gains apart beside dataset and level."""
     return [*([] if of == ARM or ARM in by else [ARM]), *by]
 
 
