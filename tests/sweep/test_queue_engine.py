@@ -132,6 +132,17 @@ def test_a_failure_is_shown_with_its_log_and_retried_alone(folder):
     assert f"-n {experiments_of(folder, 'gelu')}" in command and "projector.activation=gelu" in command
 
 
+def test_a_cell_that_met_another_worker_in_the_run_cache_is_queued_again(folder):
+    """As seen on the 75th of 150 cells: DVC 3.67 lists an entry that the other worker is moving into place."""
+    write_grid(folder, ["leaky_relu"], [0])
+    entry = f"/somewhere/.dvc/cache/runs/c2/c2{62 * 'b'}/.zdTvoRTI8Uh-XM2muCUKDw.tmp"
+    (folder / ".cache" / "race").write_text(
+        f"ERROR: failed to reproduce 'prepare_source': [Errno 2] No such file or directory: '{entry}'"
+    )
+    said = sweep(folder, "run", "t").stdout
+    assert "queued again" in said and "1 of 1 cells done, 0 failed" in said
+
+
 def experiments_of(folder: Path, activation: str) -> str:
     cells = json.loads((folder / ".cache" / "sweeps" / "t" / "cells.json").read_text())
     return next(cell["name"] for cell in cells if cell["overrides"]["projector.activation"] == activation)

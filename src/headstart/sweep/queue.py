@@ -31,9 +31,11 @@ AHEAD = 1  # cells that wait in DVC's queue, per job: no worker waits for the dr
 COLLECT_SECONDS = 60.0  # from the end of an experiment's process until its ref is there; a second when nothing is wrong
 SETUP_SECONDS = 120.0  # from being taken from the queue until its process runs; seconds when nothing is wrong
 FAILED, FOREIGN = "failed", "its results are not complete, or not of the cell's settings and code"
-KILLED = re.compile(
-    r"exited with (-\d+|137|143)\b"
-)  # a stage ended by a signal: by a kill or for memory, not by itself
+# what the cell itself did not do: a stage ended by a signal (by a kill or for memory), or DVC in its run cache, where
+# it takes another worker's file for an entry while that one moves it into place
+LOST = re.compile(
+    r"exited with (-\d+|137|143)\b|No such file or directory: '\S*/runs/[0-9a-f]{2}/[0-9a-f]{64}/\S+\.tmp'"
+)
 
 
 @dataclass
@@ -205,7 +207,7 @@ def _settle(queue: Queue, task: Task, said: str) -> bool:
         states.done(name)
         say(f"done    {name}")
         return False
-    lost = said not in (FAILED, FOREIGN) or bool(KILLED.search(lines))
+    lost = said not in (FAILED, FOREIGN) or bool(LOST.search(lines))
     if not task.pid:
         states.update(name, attempts=states.get(name).attempts + 1)
     error = lines if said == FAILED else f"{said}\n{lines}".strip()
