@@ -114,7 +114,12 @@ def picture(path: Path, table: pd.DataFrame, against: str, title: str) -> None:
         own = table[table[last] == value]
         shift = 0.7 * ((number + 0.5) / len(colours) - 0.5)
         y = [places.index(label) + shift for label in labels[own.index]]
-        look = {"fmt": "osD^vP"[number % 6], "color": _COLOURS[number % 6], "markersize": 5, "capsize": 2}
+        look: dict[str, Any] = {
+            "fmt": "osD^vP"[number % 6],
+            "color": _COLOURS[number % 6],
+            "markersize": 5,
+            "capsize": 2,
+        }
         axes.errorbar(
             own["gain"],
             y,
