@@ -42,7 +42,9 @@ def test_tables_and_figures_are_what_the_committed_rows_give(rebuilt):
 def test_rows_say_what_made_them(file):
     table = rows.read_csv(file)
     first, second, *_ = table.attrs["comments"]
-    grid, done, all_of = re.match(r"(sweeps/\S+\.yaml) at commit [0-9a-f]{10}: (\d+) of (\d+) cells", first).groups()
+    grid, done, all_of = re.match(
+        r"(sweeps/\S+\.yaml) at commit [0-9a-f]{10}(?:, [0-9a-f]{10})*: (\d+) of (\d+) cells", first
+    ).groups()
     assert (ROOT / grid).is_file() and Path(grid).stem == file.stem
     assert int(done) == len(table) <= int(all_of)
     hours = float(re.match(r"(\d+\.\d) hours of cells", second)[1])

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from headstart.run.artifacts import write_text
 from headstart.run.stage import say
 from headstart.study import rows
 from headstart.sweep.cells import load_cells, make_cells
+from headstart.sweep.clone import git
 from headstart.sweep.grid import Grid
 from headstart.sweep.ledger import Finished, Ledger
 from headstart.sweep.state import DONE, SweepState
@@ -41,7 +43,7 @@ def write_rows(grid: Grid, root: Path, states: SweepState, out: Path | None) -> 
     table["wall_seconds"] = table["run"].map(seconds)
     path = out or FOLDER / f"{grid.name}.csv"
     comments = [
-        f"{grid.path.as_posix()} at commit {_revision(states, done)}: {len(done)} of {len(cells)} cells; made by "
+        f"{grid.path.as_posix()} at commit {_revisions(root, done)}: {len(done)} of {len(cells)} cells; made by "
         f"python -m headstart sweep rows {grid.name}",
         f"{sum(seconds.values()) / 3600:.1f} hours of cells{_where(states)}",
     ]
@@ -57,9 +59,13 @@ def _rows_of(done: Mapping[str, Finished]) -> pd.DataFrame:
     return own.sort_values([*rows.IDENTITY, "run"], ignore_index=True)
 
 
-def _revision(states: SweepState, done: Mapping[str, Finished]) -> str:
-    """The commit that the sweep ran, else of one of its results."""
-    return str(states.driver().get("revision") or next(iter(done.values())).commit)[:10]
+def _revisions(root: Path, done: Mapping[str, Finished]) -> str:
+    """The commits whose code the cells ran, that of most cells first."""
+    lines = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
+    found = [match for line in lines if (match := re.fullmatch(r"refs/exps/(\w\w)/(\w+)/(.+)", line))]
+    baselines = {match[3]: match[1] + match[2] for match in found}
+    counts = Counter(baselines.get(row.name, row.commit)[:10] for row in done.values())
+    return ", ".join(commit for commit, _ in counts.most_common())
 
 
 def _where(states: SweepState) -> str:
