@@ -77,7 +77,7 @@ def _effect_rows(verdict: Verdict, contrast: str) -> dict[str, tuple[float, floa
 def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, margin: float) -> Markup:
     drawn = _effect_rows(everything, contrast)
     others = _effect_rows(rest, contrast) if rest else {}
-    left, right, top, step = 96.0, 268.0, 26.0, 30.0 if others else 24.0
+    left, right, top, step = 96.0, 240.0, 26.0, 30.0 if others else 24.0
     bottom = top + step * len(drawn)
     numbers = [number for row in (*drawn.values(), *others.values()) for number in row]
     x, at = svg.scale([*numbers, -margin, margin], left, right)
