@@ -156,7 +156,8 @@ def test_stop_ends_what_runs_and_resume_goes_on(folder):
     wait_until(lambda: len(executed(folder)) == before + 1)
     assert "is run already" in sweep(folder, "run", "t", check=False).stderr
     sweep(folder, "stop", "t")
-    driver.wait(60)
+    assert driver.wait(60) == 1, "it has not done what it was begun for"
+    assert "t: stopped; to go on" in (folder / ".cache" / "driver.log").read_text().splitlines()[-1]
     assert not workers(folder)
     assert "1 waiting" in sweep(folder, "status", "t", "--once").stdout
     (folder / ".cache" / "slow").unlink()

@@ -72,6 +72,8 @@ def drive(grid: Grid, root: Path, states: SweepState, options: argparse.Namespac
         try:
             if todo:
                 ENGINES[engine](root, revision, todo, states, how)
+            if states.stop_requested():
+                raise KeyboardInterrupt
         except KeyboardInterrupt:
             raise UserError(f"{grid.name}: stopped; to go on: python -m headstart sweep resume {grid.path}") from None
         finally:
