@@ -133,7 +133,7 @@ def test_a_failure_is_shown_with_its_log_and_retried_alone(folder):
 
 
 def test_a_cell_that_met_another_worker_in_the_run_cache_is_queued_again(folder):
-    """As seen on the 75th of 150 cells: DVC 3.67 lists an entry that the other worker is moving into place."""
+    """As seen once in 150 cells: DVC 3.67 lists an entry that the other worker is moving into place."""
     write_grid(folder, ["leaky_relu"], [0])
     entry = f"/somewhere/.dvc/cache/runs/c2/c2{62 * 'b'}/.zdTvoRTI8Uh-XM2muCUKDw.tmp"
     (folder / ".cache" / "race").write_text(

@@ -15,7 +15,7 @@ from headstart.run.artifacts import write_text
 from headstart.run.stage import say
 from headstart.study import rows
 from headstart.sweep.cells import load_cells, make_cells
-from headstart.sweep.clone import git
+from headstart.sweep.clone import experiments
 from headstart.sweep.grid import Grid
 from headstart.sweep.ledger import Finished, Ledger
 from headstart.sweep.state import DONE, SweepState
@@ -61,9 +61,7 @@ def _rows_of(done: Mapping[str, Finished]) -> pd.DataFrame:
 
 def _revisions(root: Path, done: Mapping[str, Finished]) -> str:
     """The commits whose code the cells ran, that of most cells first."""
-    lines = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
-    found = [match for line in lines if (match := re.fullmatch(r"refs/exps/(\w\w)/(\w+)/(.+)", line))]
-    baselines = {match[3]: match[1] + match[2] for match in found}
+    baselines = {name: "".join(ref.split("/")[2:4]) for name, ref in experiments(root).items()}
     counts = Counter(baselines.get(row.name, row.commit)[:10] for row in done.values())
     return ", ".join(commit for commit, _ in counts.most_common())
 

@@ -11,7 +11,7 @@ from headstart.study.claims import Answer
 from headstart.study.claims.contrasts import arm_name
 from headstart.study.claims.mechanism import by_autoencoder
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
-from headstart.study.claims.verdict import ALL, PAIRED_MEAN, Verdict, hull
+from headstart.study.claims.verdict import ALL, PAIRED_MEAN, Verdict, deciding, hull
 from headstart.study.page import Figure
 
 MEAN = "mean of datasets"
@@ -42,13 +42,10 @@ def stands_on(runs: pd.DataFrame) -> str:
 
 
 def effects(answer: Answer, margin: float) -> Figure | None:
-    """Return the differences that the claim's verdict rests on, overall and per dataset; None where it has none.
-
-    A contrast decides where the verdict's reason states its paired mean.
-    """
+    """Return the differences that the claim's verdict rests on, overall and per dataset; None where it has none."""
     everything, rest = answer.everything, answer.without_failed
     means = [effect for effect in everything.effects if effect.measure == PAIRED_MEAN]
-    names = [name for name in dict.fromkeys(row.contrast for row in means) if f"{name}: " in everything.reason]
+    names = deciding(everything)
     if not names:
         return None
     panels = tuple(_effect_panel(name, everything, rest, margin) for name in names)

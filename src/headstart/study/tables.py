@@ -9,7 +9,17 @@ from typing import Any
 import pandas as pd
 
 from headstart.study.claims import Answer
-from headstart.study.claims.verdict import ALL, PAIRED_MEAN, REFUTED, SUPPORTED, UNDECIDED, Effect, Verdict, hull
+from headstart.study.claims.verdict import (
+    ALL,
+    PAIRED_MEAN,
+    REFUTED,
+    SUPPORTED,
+    UNDECIDED,
+    Effect,
+    Verdict,
+    deciding,
+    hull,
+)
 
 VERDICTS = (SUPPORTED, REFUTED, UNDECIDED)
 
@@ -59,25 +69,20 @@ def markdown(answers: Sequence[Answer], intro: Sequence[str]) -> str:
 
 def brief(answers: Sequence[Answer]) -> str:
     """Return a table with a line per claim: the verdicts with and without failed runs, and what the first rests on."""
-    rows = [["claim", "verdict", "points, with the interval that decides"], ["---"] * 3]
+    records = []
     for answer in answers:
-        verdict = answer.everything
-        numbers = "<br>".join(deciding(verdict)) or verdict.reason
         words = "; ".join(f"{runs}: {headline(own)}" for runs, own in answer.verdicts)
-        rows.append([f"{answer.claim}: {answer.statement}", words.removeprefix("all runs: "), numbers])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        numbers = "<br>".join(_span(answer.everything, name) for name in deciding(answer.everything))
+        claim = f"{answer.claim}: {answer.statement}"
+        records.append((claim, words.removeprefix("all runs: "), numbers or answer.everything.reason))
+    return _pipes(pd.DataFrame(records, columns=["claim", "verdict", "points, with the interval that decides"]))
 
 
-def deciding(verdict: Verdict) -> list[str]:
-    """Return the differences that a verdict rests on, each in words: those whose paired mean its reason states."""
-    means = [row for row in verdict.effects if row.measure == PAIRED_MEAN and row.dataset == ALL]
-    found = {}
-    for row in means:
-        if f"{row.contrast}: " in verdict.reason and row.contrast not in found:
-            low, high = hull(verdict.effects, row.contrast)
-            span = f"{row.value:+.2f} [{low:.2f}, {high:.2f}]"
-            found[row.contrast] = f"{row.contrast}: {span}, {row.num_pairs} pairs"
-    return list(found.values())
+def _span(verdict: Verdict, contrast: str) -> str:
+    wanted = (contrast, PAIRED_MEAN, ALL)
+    row = next(row for row in verdict.effects if (row.contrast, row.measure, row.dataset) == wanted)
+    low, high = hull(verdict.effects, contrast)
+    return f"{contrast}: {row.value:+.2f} [{low:.2f}, {high:.2f}], {row.num_pairs} pairs"
 
 
 def latex(answers: Sequence[Answer], intro: Sequence[str]) -> str:

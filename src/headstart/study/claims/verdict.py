@@ -92,6 +92,12 @@ def hull(effects: Iterable[Effect], contrast: str) -> tuple[float, float]:
     return min(row.low for row in rows), max(row.high for row in rows)
 
 
+def deciding(verdict: Verdict) -> list[str]:
+    """Return the contrasts that a verdict rests on: those whose paired mean its reason states."""
+    names = dict.fromkeys(row.contrast for row in verdict.effects if row.measure == PAIRED_MEAN)
+    return [name for name in names if f"{name}: " in verdict.reason]
+
+
 def over_datasets(effects: Iterable[Effect], contrast: str) -> tuple[float, float] | None:
     """Return the widest bounds that take the datasets as the sample, or None where they are too few."""
     rows = [row for row in _means(effects, contrast) if BY_DATASET in row.interval]
