@@ -85,6 +85,8 @@ def test_a_killed_worker_loses_nothing(folder):
     wait_until(lambda: len(executed(folder)) == 2)
     victim = next(process for process in workers(folder) if queue_worker(process))
     victim.kill()
+    # before its orphan can end well: DVC's run cache would then give the cell its results
+    wait_until(lambda: "its worker was killed" in (folder / ".cache" / "driver.log").read_text())
     (folder / ".cache" / "slow").unlink()
     assert driver.wait(300) == 0, (folder / ".cache" / "driver.log").read_text()
     assert len(experiments(folder)) == len(set(experiments(folder))) == 4
