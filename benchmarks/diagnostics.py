@@ -7,7 +7,6 @@ import torch
 from benchmarks import setting
 from benchmarks.measure import Row, interleave, ratios, spread, synchronize
 from headstart.data.arrays import Split
-from headstart.run.inputs import Prepared
 from headstart.run.monitor import neighbours_monitor
 from headstart.training.contrastive import training_step, use_bf16
 from headstart.training.diagnostics import Diagnostics, Observer
@@ -43,7 +42,7 @@ def monitor_seconds(num: int, device: torch.device) -> float:
         return Split(split.images, torch.arange(len(split.labels)) % 10, split.sizes)
 
     train, val = labelled(setting.split(num, 32, device)), labelled(setting.split(num // 9, 32, device))
-    monitor = neighbours_monitor(Prepared({"classes": list("0123456789")}, train, train, val, val, None), 32)
+    monitor = neighbours_monitor(train, val, 10, 32, None, use_bf16("auto", device))
     backbone = setting.model(device)[0]
     monitor(backbone)
     synchronize(device)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from headstart.machine import processor
+
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow", "lightly", "kornia", "dvc", "mlflow")
 
@@ -131,7 +133,7 @@ def describe_machine(device: torch.device) -> dict:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -140,13 +142,6 @@ def describe_machine(device: torch.device) -> dict:
         "libraries": versions,
         "commit": _commit(),
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def _commit() -> str | None:

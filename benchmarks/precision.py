@@ -43,7 +43,9 @@ def probe_top1(
     train, val, test = (load_split(folder, name).to(device) for name in ("train", "val", "test"))
     backbone = build_backbone(BACKBONE, seed).to(device)
     head = build_projector(PROJECTOR, 512, seed).to(device)
-    recipe = replace(setting.recipe(precision), epochs=epochs, weight_decay=1e-4, schedule="cosine", warmup_epochs=min(3, epochs / 5))
+    recipe = replace(
+        setting.recipe(precision), epochs=epochs, weight_decay=1e-4, schedule="cosine", warmup_epochs=min(3, epochs / 5)
+    )
     train_simclr(
         backbone,
         head,

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from joblib.externals.loky import get_reusable_executor
 from PIL import Image
@@ -164,6 +163,8 @@ def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
 
 def peak_of(work: Callable[[], None]) -> int:
     """Return the most memory that this process and its children held at once while `work` ran, shared pages once."""
+    import psutil  # not on every machine: the row then says so
+
     done, peak, process = threading.Event(), 0, psutil.Process()
 
     def watch() -> None:

@@ -58,7 +58,7 @@ def main() -> None:
     page = report.markdown(summaries, settings(params), {"Loss": ["plots/images/simclr_loss.png"], **pictures})
     artifacts.write_text(paths.REPORT, page)
     artifacts.write_text(paths.PAGE, to_html(report.page(summaries, settings(params), curves, shown, flows)))
-    artifacts.write_json(paths.METRICS, report.metrics(summaries))
+    artifacts.write_json(paths.METRICS, report.metrics(summaries, gradients.early(flows)))
     say(page.partition("\n## ")[0])
 
 

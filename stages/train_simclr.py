@@ -19,7 +19,7 @@ from headstart.run.monitor import neighbours_monitor
 from headstart.run.params import Params, load_params
 from headstart.run.stage import Stopwatch, progress, run_stage, say
 from headstart.study.pictures import image_grid
-from headstart.training.contrastive import Batches, Epoch, train_simclr
+from headstart.training.contrastive import Batches, Epoch, train_simclr, use_bf16
 from headstart.training.diagnostics import Observer
 from headstart.training.distributed import Group
 from headstart.training.initial import initial_features
@@ -71,7 +71,14 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
         group=group,
         checkpoint=checkpoint,
         observer=observer,
-        monitor=neighbours_monitor(data, row.image_size),
+        monitor=neighbours_monitor(
+            data.train,
+            data.val,
+            len(data.meta["classes"]),
+            row.image_size,
+            data.standardize,
+            use_bf16(params.simclr.precision, device),
+        ),
     )
     if group.rank > 0:
         run_training()

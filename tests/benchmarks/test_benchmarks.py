@@ -1,6 +1,9 @@
 """What benchmarks compare must compute the same, and what they report must be what they measured."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +30,19 @@ def test_every_form_of_nt_xent_is_the_same_function(form):
         results.append((loss.detach(), leaf.grad))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_it_runs_where_there_is_little_more_than_torch():
+    """A GPU machine has torch, torchvision, numpy, scikit-learn and safetensors, and what those bring."""
+    script = """
+import importlib, sys
+for name in "pydantic yaml dvc mlflow pandas matplotlib tqdm psutil rich lightly kornia".split():
+    sys.modules[name] = None
+from benchmarks.__main__ import NAMES
+for name in NAMES:
+    importlib.import_module(f"benchmarks.{name}")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_what_is_compared_runs_in_turn_and_warm_ups_do_not_count():

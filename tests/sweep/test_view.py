@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from headstart.commands.sweep import costs
+from headstart.machine import processor
 from headstart.sweep.cells import make_cells
 from headstart.sweep.estimate import estimate
 from headstart.sweep.grid import read_grid
@@ -85,7 +86,7 @@ def test_hours_come_from_cells_that_were_finished_here(cells, states, tmp_path):
 
 def test_hours_come_from_the_benchmark_where_it_fits(tmp_path, monkeypatch):
     paper = make_cells(read_grid(ROOT / "sweeps" / "frozen.yaml"), ROOT)
-    machine = {"cores": len(os.sched_getaffinity(0)), "accelerator": None}
+    machine = {"cores": len(os.sched_getaffinity(0)), "processor": processor(), "accelerator": None}
     rows = [{"case": "ResNet-34, 32 px, B = 1280: training", "median": 150.0}]
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)

@@ -6,7 +6,7 @@ from headstart.commands.rows import FOLDER
 from headstart.errors import UserError
 from headstart.run.artifacts import write_text
 from headstart.run.stage import say
-from headstart.study import claims, gains, rows, tables
+from headstart.study import claims, gains, means, rows, tables
 from headstart.sweep.grid import Grid, read_grid
 
 OUT = Path("docs/results")
@@ -32,14 +32,17 @@ def _page(grid: Grid, file: Path) -> str:
     if chosen := grid.results.get("claims"):
         answers = claims.evaluate(runs.runs, chosen)
         parts += ["## Claims", tables.brief(answers), tables.UNITS]
-    for number, options in enumerate(grid.results.get("gains", [])):
-        parts += _gains(grid, runs, options, OUT / f"{grid.name}{'' if number == 0 else f'-{number + 1}'}.png")
+    number = 0
+    for make, key in ((_gains, "gains"), (_means, "means")):
+        for options in grid.results.get(key, []):
+            number += 1
+            parts += make(grid, runs, options, OUT / f"{grid.name}{'' if number == 1 else f'-{number}'}.png")
     return "\n\n".join(parts) + "\n"
 
 
 def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) -> list[str]:
     of, against = options.get("of", gains.ARM), options.get("against", gains.BASELINE)
-    by = [name for name in options.get("by", "").split(",") if name]
+    by = _names(options.get("by", ""))
     score = options.get("score", gains.SCORE)
     table = gains.gains(runs.runs, of, against, by, score)
     what = f"{score}: {of} against {against}" + (f", by {', '.join(by)}" if by else "")
@@ -49,3 +52,19 @@ def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) 
         f"![{what}: {gains.stands_on(table)}]({figure.name})",
         gains.markdown(table, of, against).rstrip(),
     ]
+
+
+def _means(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) -> list[str]:
+    by, scores = _names(options["by"]), _names(options["score"])
+    table = means.means(runs.runs, by, scores)
+    means.picture(figure, table, by, scores, grid.name)
+    what = f"{', '.join(scores)} by {', '.join(by)}"
+    return [
+        f"## {what}",
+        f"![{what}: means, least to greatest]({figure.name})",
+        means.markdown(table, by, scores).rstrip(),
+    ]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,8 +1,6 @@
 """The rows of a sweep's finished cells as a small CSV file, for what outlives the repository's experiments."""
 
 import os
-import platform
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ import pandas as pd
 
 from headstart.commands.compare import read
 from headstart.errors import UserError
+from headstart.machine import processor
 from headstart.run.artifacts import write_text
 from headstart.run.stage import say
 from headstart.study import rows
@@ -69,12 +68,4 @@ def _revisions(root: Path, done: Mapping[str, Finished]) -> str:
 def _where(states: SweepState) -> str:
     jobs = states.driver().get("options", {}).get("jobs")
     cores = len(os.sched_getaffinity(0))
-    return f", {jobs} at once, on {cores} cores of {_processor()}" if jobs else ""
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.machine()
+    return f", {jobs} at once, on {cores} cores of {processor()}" if jobs else ""

@@ -177,7 +177,9 @@ def costs(plan: Plan, root: Path, jobs: int) -> Table:
         table.add_row(dataset, *map(str, (len(own), done, len(own) - done)), hours, _size(added), sources)
         total_seconds, total_bytes = total_seconds + sum(seconds), total_bytes + added
         unknown += len(todo) - len(seconds)
-    hours = _hours(total_seconds / jobs) + (f" + {unknown} cells unknown" if unknown else "")
+    hours = _hours(total_seconds / jobs)
+    if unknown:
+        hours = f"{hours} + {unknown} cells unknown" if total_seconds else "unknown"
     counts = len(plan.cells), len(plan.done), len(plan.todo)
     table.add_row("all", *map(str, counts), hours, _size(total_bytes), "", style="bold")
     return table

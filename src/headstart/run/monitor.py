@@ -8,24 +8,34 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from headstart.data.arrays import Split
+from headstart.data.arrays import Split, Standardize
 from headstart.evaluation.features import extract_features
 from headstart.evaluation.neighbours import nearest_neighbours
-from headstart.run.inputs import Prepared
 
 K = 20
 MOST_TRAIN, MOST_VAL = 2000, 1000  # images looked at; of a small dataset a tenth and a twentieth of train's number,
 LEAST_TRAIN, LEAST_VAL = 200, 100  # since an epoch is worth some six passes over it; but no fewer than this
 
 
-def neighbours_monitor(data: Prepared, image_size: int) -> Callable[[nn.Module], float]:
-    """Return backbone -> accuracy on some val images of the vote of their 20 nearest among some train images."""
-    num, num_classes = len(data.train.labels), len(data.meta["classes"])
-    train = _evenly(data.train, min(MOST_TRAIN, max(LEAST_TRAIN, num // 10)))
-    val = _evenly(data.val, min(MOST_VAL, max(LEAST_VAL, num // 20)))
+def neighbours_monitor(
+    train: Split,
+    val: Split,
+    num_classes: int,
+    image_size: int,
+    standardize: Standardize | None,
+    bf16: bool = False,
+) -> Callable[[nn.Module], float]:
+    """Return backbone -> accuracy on some val images of the vote of their 20 nearest among some train images.
+
+    bf16: whether the backbone computes in it, as the training that is looked at does; similarities are in float32.
+    """
+    num = len(train.labels)
+    train = _evenly(train, min(MOST_TRAIN, max(LEAST_TRAIN, num // 10)))
+    val = _evenly(val, min(MOST_VAL, max(LEAST_VAL, num // 20)))
 
     def judge(backbone: nn.Module) -> float:
-        known, asked = (extract_features(backbone, split, image_size, data.standardize) for split in (train, val))
+        with torch.autocast(train.images.device.type, torch.bfloat16, enabled=bf16):
+            known, asked = (extract_features(backbone, split, image_size, standardize) for split in (train, val))
         classes = nearest_neighbours(known, train.labels.numpy(), asked, num_classes, [K])[K]
         return float((classes == val.labels.numpy()).mean())
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ METRICS = {
     "probe_knn200": "knn200",
     "probe_ece": "ece",
     "probe_untrained_top1": "top1_untrained",
+    "probe_hidden_top1": "top1_hidden",
+    "probe_output_top1": "top1_output",
+    "early_gradient_ratio": "early_gradient_ratio",
+    "early_saturated": "early_saturated",
 }
 _PROJECTOR = (
     *("projector_init", "projector_hidden_dim", "projector_out_dim", "projector_activation"),
@@ -117,6 +121,7 @@ def experiment_rows(params: Flat, metrics: Flat, run: str) -> Iterator[Row]:
             "optimizer": settings.get("simclr.optimizer"),
             "protocol": _protocol(settings, dataset),
             "run": run,
+            **_transferred(metrics, _value(settings.get("probe.datasets")) or [], dataset),
         }
         yield row
 
@@ -188,6 +193,24 @@ def _seen(init: str, settings: Flat) -> str:
 
     seen = str(settings.get("projector.autoencoder_dataset", "same"))
     return "" if seen == "same" or not (init in PROJECTOR_INITS and PROJECTOR_INITS[init].needs_autoencoder) else seen
+
+
+def _transferred(metrics: Flat, targets: Sequence[str], dataset: str) -> dict[str, Any]:
+    """What the backbone was worth on other datasets; where classes are the same, by the run's own probe."""
+    shifted = [metrics.get(f"top1_zero_shot_on_{target}.{dataset}") for target in targets]
+    others = [target for target, score in zip(targets, shifted, strict=True) if score is None]
+    return {
+        "transfer_datasets": ", ".join(targets),
+        "transfer_top1": _mean(metrics.get(f"top1_on_{target}.{dataset}") for target in others),
+        "transfer_untrained_top1": _mean(metrics.get(f"top1_on_{target}_untrained.{dataset}") for target in others),
+        "shift_top1": _mean(score for score in shifted if score is not None),
+    }
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    """The mean, None where one is unknown or there is none."""
+    known = list(values)
+    return None if None in known or not known else sum(map(float, known)) / len(known)
 
 
 def _protocol(settings: Flat, dataset: str) -> str:

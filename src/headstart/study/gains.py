@@ -17,7 +17,8 @@ from headstart.study.rows import COLUMNS, counted
 ARM = "arm"  # the initialisation and whether it is frozen, as one factor
 BASELINE = arm_name(*DEFAULT)
 SCORE = "probe_test_top1"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, colour-blind safe
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, colour-blind safe
+MARKS = "osD^vP"
 
 
 def gains(
@@ -31,7 +32,7 @@ def gains(
     only one side has, as the autoencoder's architecture, may stand in `by`. Raises UserError for an unknown column or
     level, and where nothing matches.
     """
-    table = runs.assign(**{ARM: [arm_name(*which) for which in _arms(runs)]})
+    table = with_arm(runs)
     for name in (of, *by):
         if name not in table.columns:
             raise UserError(f"{name}: no column of the rows{nearest(name, [ARM, *COLUMNS])}")
@@ -60,8 +61,10 @@ def _settings(of: str, by: Sequence[str]) -> list[str]:
     return [*([] if of == ARM or ARM in by else [ARM]), *by]
 
 
-def _arms(runs: pd.DataFrame) -> "zip[tuple[str, bool]]":
-    return zip(runs["projector_init"], runs["projector_frozen"], strict=True)
+def with_arm(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with the column `arm`: the initialisation and whether it is frozen."""
+    arms = zip(runs["projector_init"], runs["projector_frozen"], strict=True)
+    return runs.assign(**{ARM: [arm_name(*which) for which in arms]})
 
 
 def _gain(contrast: Contrast) -> dict[str, Any]:
@@ -115,8 +118,8 @@ def picture(path: Path, table: pd.DataFrame, against: str, title: str) -> None:
         shift = 0.7 * ((number + 0.5) / len(colours) - 0.5)
         y = [places.index(label) + shift for label in labels[own.index]]
         look: dict[str, Any] = {
-            "fmt": "osD^vP"[number % 6],
-            "color": _COLOURS[number % 6],
+            "fmt": MARKS[number % 6],
+            "color": COLOURS[number % 6],
             "markersize": 5,
             "capsize": 2,
         }

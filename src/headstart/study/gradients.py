@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from markupsafe import Markup
 
@@ -40,6 +41,26 @@ def flow_rows(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[st
         for row in rows
         if int(row["step"]) < FIRST_STEPS
     ]
+
+
+def early(rows: Iterable[Mapping[str, str]]) -> dict[str, dict[str, float]]:
+    """Return dataset -> what `flow_rows` says in one number each, where it says it.
+
+    early_gradient_ratio: the geometric mean of gradient_ratio over the first steps; early_saturated: the mean share of
+    saturated units behind the first layer.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        own = found.setdefault(row["dataset"], {"early_gradient_ratio": [], "early_saturated": []})
+        if row["gradient_ratio"] and math.isfinite(log := _log(float(row["gradient_ratio"]))):
+            own["early_gradient_ratio"].append(log)
+        if row["hidden_saturated"]:
+            own["early_saturated"].append(float(row["hidden_saturated"]))
+    means = {dataset: {name: fmean(values) for name, values in own.items() if values} for dataset, own in found.items()}
+    for own_means in means.values():
+        if "early_gradient_ratio" in own_means:
+            own_means["early_gradient_ratio"] = 10 ** own_means["early_gradient_ratio"]
+    return means
 
 
 def flow(run: str, dataset: str, arm: str, head: str, seed: int, rows: Iterable[Mapping[str, str]]) -> Flow:

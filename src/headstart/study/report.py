@@ -26,15 +26,17 @@ PICTURES = {
 QUESTION = "What does SimCLR's projection head owe to how its first layer was initialised? This page is on one run."
 
 
-def metrics(summaries: Summaries) -> dict[str, dict[str, float]]:
+def metrics(
+    summaries: Summaries, early: Mapping[str, Mapping[str, float]] | None = None
+) -> dict[str, dict[str, float]]:
     """Return metric -> {"mean": over datasets, dataset: value}: the shape that `dvc metrics diff` reads best.
 
-    Accuracies are fractions, losses nats, autoencoder_test_mse the mean squared error of pixels in [0, 1]. A metric
-    appears for the datasets that have it.
+    Accuracies are fractions, losses nats, autoencoder_test_mse the mean squared error of pixels in [0, 1]; early:
+    dataset -> what gradients.early found, where steps were measured. A metric appears for the datasets that have it.
     """
     table: dict[str, dict[str, float]] = {}
     for dataset, summary in summaries.items():
-        for name, value in _flat(summary).items():
+        for name, value in {**_flat(summary), **(early or {}).get(dataset, {})}.items():
             table.setdefault(name, {})[dataset] = value
     return {name: {"mean": mean(row.values()), **row} for name, row in sorted(table.items())}
 

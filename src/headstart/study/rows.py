@@ -103,6 +103,14 @@ COLUMNS = {
     "probe_knn200": Column(_number, _SHARE),
     "probe_ece": Column(_number, _SHARE),  # expected calibration error
     "probe_untrained_top1": Column(_number, _SHARE),  # the same backbone before SimCLR
+    "probe_hidden_top1": Column(_number, _SHARE),  # of probes on the projector's first activation and on its output
+    "probe_output_top1": Column(_number, _SHARE),
+    "transfer_datasets": Column(_text),  # others that the same backbone was judged on
+    "transfer_top1": Column(_number, _SHARE),  # mean over those of other classes: probes fitted there
+    "transfer_untrained_top1": Column(_number, _SHARE),
+    "shift_top1": Column(_number, _SHARE),  # mean over those of the same classes: the run's own probe, as it is
+    "early_gradient_ratio": Column(_number, _SIZE),  # geometric mean over the first steps, as gradients.early says
+    "early_saturated": Column(_number, _SHARE),
 }
 _LOSSES = ("train_loss", "val_loss")
 

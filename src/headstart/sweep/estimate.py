@@ -16,6 +16,7 @@ import yaml
 
 from headstart.data.table import KINDS
 from headstart.errors import UserError
+from headstart.machine import processor
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.run.params import Loader, to_params
 from headstart.run.tracked import TrackedRun, read_runs
@@ -145,7 +146,7 @@ def _is_this_machine(machine: Mapping[str, Any]) -> bool:
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     if here or machine["accelerator"]:
         return bool(here and here in str(machine["accelerator"]))
-    return bool(machine["cores"] == len(os.sched_getaffinity(0)))
+    return bool(machine["cores"] == len(os.sched_getaffinity(0)) and machine["processor"] == processor())
 
 
 def num_train(kind: str) -> int | None:

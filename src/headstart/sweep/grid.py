@@ -12,8 +12,12 @@ from headstart.knobs import nearest
 from headstart.run.params import read_yaml
 
 KEYS = ("description", "fixed", "axes", "exclude", "include", "results")
-RESULTS = ("claims", "gains")
-GAINS = ("of", "against", "by", "score")
+# what `headstart results` makes of the rows -> the options of each, as texts; claims are names
+RESULTS: dict[str, tuple[str, ...]] = {
+    "claims": (),
+    "gains": ("of", "against", "by", "score"),
+    "means": ("by", "score"),
+}
 Overrides = dict[str, Any]  # key of params.yaml, its parts joined by dots -> plain value
 
 
@@ -23,8 +27,8 @@ class Grid:
 
     The last axis varies fastest, but for `seed`, which varies slowest: a sweep that is stopped has whole grids for its
     first seeds. A cell in `exclude` is left out where all keys of one of its rows match; `include` adds cells to the
-    fixed overrides. results: what `headstart results` makes of the rows: `claims`, and `gains`, each a mapping of
-    options of `headstart gains`.
+    fixed overrides. results: what `headstart results` makes of the rows: `claims`; `gains`, each a mapping of options
+    of `headstart gains`; `means`, each with columns to group `by` and those to average as `score`, joined by commas.
     """
 
     path: Path
@@ -163,10 +167,15 @@ def _results(path: Path, tree: Any) -> dict[str, list[Any]]:
             raise UserError(
                 f"{path}: results.{key}: unknown key{nearest(str(key), RESULTS)}; allowed: {', '.join(RESULTS)}"
             )
-    for row in tree.get("gains", []):
-        for name, value in _mapping(path, "results.gains", row).items():
-            if name not in GAINS or not isinstance(value, str):
-                raise UserError(f"{path}: results.gains.{name}: {value!r}: texts are allowed, of {', '.join(GAINS)}")
+    for key, options in RESULTS.items():
+        for row in tree.get(key, []) if options else []:
+            for name, value in _mapping(path, f"results.{key}", row).items():
+                if name not in options or not isinstance(value, str):
+                    raise UserError(
+                        f"{path}: results.{key}.{name}: {value!r}: texts are allowed, of {', '.join(options)}"
+                    )
+            if key == "means" and set(row) != set(options):
+                raise UserError(f"{path}: results.means: {row!r} must have both of {', '.join(options)}")
     return tree
 
 

@@ -1,0 +1,95 @@
+"""What runs of equal settings have in common: means over seeds with their spread, as a table and a figure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from headstart.errors import UserError
+from headstart.knobs import nearest
+from headstart.study.gains import ARM, COLOURS, MARKS, with_arm
+from headstart.study.rows import COLUMNS
+
+
+def means(runs: pd.DataFrame, by: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
+    """Return a row per values of the columns `by`: runs (their number), and mean, least and greatest of each score.
+
+    Columns: by ..., runs, then <score>, <score>_least, <score>_greatest. Accuracies become percent. Raises UserError
+    for an unknown column and for a score that no run has.
+    """
+    table = with_arm(runs)
+    for name in (*by, *scores):
+        if name not in table.columns:
+            raise UserError(f"{name}: no column of the rows{nearest(name, [ARM, *COLUMNS])}")
+    for name in scores:
+        if not pd.api.types.is_numeric_dtype(table[name]) or table[name].isna().all():
+            raise UserError(f"{name}: the rows hold no such number")
+    factors = {name: 100.0 if is_share(name) else 1.0 for name in scores}
+    table = table.assign(**{name: table[name] * factor for name, factor in factors.items()})
+    groups = table.groupby(list(by), sort=False)
+    parts = {"runs": groups.size()}
+    for name in scores:
+        parts |= {
+            name: groups[name].mean(),
+            f"{name}_least": groups[name].min(),
+            f"{name}_greatest": groups[name].max(),
+        }
+    return pd.DataFrame(parts).reset_index().sort_values(list(by), ignore_index=True)
+
+
+def is_share(score: str) -> bool:
+    """Return whether a column holds fractions."""
+    return COLUMNS[score].bounds == COLUMNS["probe_test_top1"].bounds
+
+
+def markdown(table: pd.DataFrame, by: Sequence[str], scores: Sequence[str]) -> str:
+    """Return the means as a Markdown table, least and greatest behind them."""
+    heads = [*by, "runs", *(f"{name}, %" if is_share(name) else name for name in scores)]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in table.to_dict("records"):
+        cells = [_cell(*(row[f"{name}{end}"] for end in ("", "_least", "_greatest"))) for name in scores]
+        lines.append(f"| {' | '.join([*(str(row[name]) or 'own' for name in by), str(row['runs']), *cells])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(mean: float, least: float, greatest: float) -> str:
+    return "" if pd.isna(mean) else f"{mean:.4g} ({least:.4g} to {greatest:.4g})"
+
+
+def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence[str], title: str) -> None:
+    """Write the means as a PNG, a row of panels per score.
+
+    Of `by` the last is the axis, the last but one tells lines apart, what is before them panels. Bars go from least to
+    greatest; a score that is no share has a logarithmic axis.
+    """
+    from matplotlib.figure import Figure
+
+    *panels, colour, axis = by
+    names = table[panels].astype(str).agg(", ".join, axis=1) if panels else pd.Series("", table.index)
+    columns, lines = list(dict.fromkeys(names)), list(dict.fromkeys(table[colour]))
+    places = list(dict.fromkeys(table[axis]))
+    size = (max(5.0, 3.6 * len(columns)), 0.6 + 2.8 * len(scores))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(scores), len(columns), squeeze=False, sharex=True, sharey="row")
+    for (i, score), (j, column) in [(a, b) for a in enumerate(scores) for b in enumerate(columns)]:
+        axes = grid[i][j]
+        for number, line in enumerate(lines):
+            own = table[(names == column) & (table[colour] == line)]
+            x = [places.index(value) + 0.06 * (number - len(lines) / 2) for value in own[axis]]
+            spread = [own[score] - own[f"{score}_least"], own[f"{score}_greatest"] - own[score]]
+            look = {"marker": MARKS[number % len(MARKS)], "color": COLOURS[number % len(COLOURS)], "markersize": 4}
+            axes.errorbar(x, own[score], spread, label=str(line), capsize=2, linewidth=1.2, **look)
+        axes.set_xticks(range(len(places)), [str(place) for place in places])
+        axes.grid(alpha=0.3)
+        if not is_share(score):
+            axes.set_yscale("log")
+        if i == 0:
+            axes.set_title(column, fontsize=10)
+        if i == len(scores) - 1:
+            axes.set_xlabel(axis)
+        if j == 0:
+            axes.set_ylabel(f"{score}, %" if is_share(score) else score)
+    grid[0][-1].legend(title=colour.replace("projector_", ""), fontsize=8)
+    figure.suptitle(f"{title}: means, least to greatest", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
