@@ -263,6 +263,19 @@ def test_an_experiments_parameters_become_a_row_per_dataset():
     assert rows.to_rows([digits, mine], "x")["seed"].tolist() == [1, 1]
 
 
+def test_other_datasets_are_transfer_or_where_classes_are_the_same_a_shift():
+    found = {"top1_on_a": 0.4, "top1_on_b": 0.6, "top1_on_a_untrained": 0.3, "top1_on_b_untrained": 0.2}
+    found |= {"top1_on_grey": 0.9, "top1_zero_shot_on_grey": 0.7}
+    metrics = {f"{name}.digits": value for name, value in found.items()}
+    row, other = experiment_rows(flat(**{"probe.datasets": "['a', 'b', 'grey']"}), metrics, "name")
+    assert row["transfer_datasets"] == "a, b, grey"
+    assert (row["transfer_top1"], row["transfer_untrained_top1"]) == (pytest.approx(0.5), pytest.approx(0.25))
+    assert row["shift_top1"] == 0.7
+    assert other["transfer_top1"] is other["shift_top1"] is None, "half a mean is none"
+    plain = row_of()
+    assert plain["transfer_datasets"] == "" and plain["transfer_top1"] is plain["shift_top1"] is None
+
+
 def test_a_plain_value_that_equals_the_recipes_is_the_same_protocol():
     params = {name: value for name, value in flat().items() if not name.startswith("simclr.epochs")}
     (plain, _), (resolved, _) = (

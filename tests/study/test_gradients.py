@@ -78,3 +78,14 @@ def test_pages_show_the_figure_where_steps_were_measured(there):
     flows = [gradients.flow("a", "digits", ARM, "relu", 0, rows)] if there else []
     page = comparison(finished(make(lambda row: 0.5), "x"), [], source="x", margin=0.5, flows=flows)
     assert ("Gradient flow early in training" in to_markdown(page, "x.html")) == there
+
+
+def test_the_first_steps_in_one_number_are_a_geometric_mean_and_a_mean_share():
+    rows = gradients.flow_rows({"digits": measured(2.0, 101), "mine": measured(1.0, 3)})
+    for row in rows:
+        if row["dataset"] == "mine":
+            row["hidden_saturated"] = ""
+    found = gradients.early(rows)
+    assert found["digits"] == {"early_gradient_ratio": pytest.approx(2 * 10**0.495), "early_saturated": 0.5}
+    assert found["mine"] == {"early_gradient_ratio": pytest.approx(10**0.01)}
+    assert gradients.early([]) == {}

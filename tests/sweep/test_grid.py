@@ -1,5 +1,6 @@
 """Grids: the order of cells, what is left out, and what a wrong file is told."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,14 @@ def test_what_results_are_made_of_the_rows_is_named_and_checked(grid):
     text = "axes:\n  seed: [0]\nresults:\n  claims: [C1]\n  gains:\n  - {by: seed}\n"
     assert grid(text).results == {"claims": ["C1"], "gains": [{"by": "seed"}]}
     assert grid("axes:\n  seed: [0]").results == {}
+    means = {"by": "arm,seed", "score": "train_loss"}
+    assert grid(f"axes:\n  seed: [0]\nresults:\n  means: [{json.dumps(means)}]\n").results == {"means": [means]}
     for wrong, words in (
         ("claims: C1", "must hold lists"),
         ("claim: [C1]", r"results\.claim: unknown key \(nearest: claims\)"),
         ("gains: [{bye: seed}]", r"results\.gains\.bye: .*of, against, by, score"),
         ("gains: [{by: [seed]}]", r"results\.gains\.by: \['seed'\]"),
+        ("means: [{by: seed}]", r"results\.means: .*must have both of by, score"),
     ):
         with pytest.raises(UserError, match=words):
             grid(f"axes:\n  seed: [0]\nresults:\n  {wrong}\n")
