@@ -1,6 +1,6 @@
 """Bring and decode the other dataset that autoencoders learn from, or leave a marker that there is none."""
 
-import tempfile
+import shutil
 from pathlib import Path
 
 from headstart.errors import UserError
@@ -24,14 +24,14 @@ def main(source: str) -> None:
 
 def bring(source: str, params: Params, out: Path) -> None:
     """Download and prepare a dataset into `out`; its archives are not kept."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    raw = out.parent / f".raw-{source}"  # not `.<source>.`: write_folder(out) would take it for a killed run's
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{source}.", dir=out.parent) as temporary:
-            raw = Path(temporary) / "raw"
-            download(source, params, raw)()
-            prepare(source, params, raw, out)
+        download(source, params, raw)()
+        prepare(source, params, raw, out)
     except OSError as error:
         raise UserError(f"{source}: {error}") from None
+    finally:
+        shutil.rmtree(raw, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,18 @@
 
 import ast
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from headstart.data.arrays import load_split
 from headstart.run.params import load_params
-from stages import pretrain_autoencoder
+from stages import prepare_target, pretrain_autoencoder
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "headstart"
@@ -93,3 +96,21 @@ def test_an_autoencoder_is_shared_by_inits_and_heads_but_not_by_image_sizes(monk
     assert key(replace(params, data=params.data | {"digits": row})) != key(params)
     assert key(replace(params, seed=1)) != key(params)
     assert key(params, dim=64) != key(params)
+
+
+@pytest.mark.parametrize("kind", ["image_archive", "image_folder"])
+def test_another_datasets_images_are_brought_and_only_its_arrays_stay(kind, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    for number in range(40):
+        file = images / "train" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
+    path = images if kind == "image_folder" else shutil.make_archive(str(tmp_path / "images"), "zip", images)
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+    monkeypatch.chdir(tmp_path)
+    row = replace(params.data["mine"], kind=kind, path=str(path), image_size=8)
+    monkeypatch.setattr(prepare_target, "load_params", lambda: replace(params, data=params.data | {"mine": row}))
+    prepare_target.main("mine")
+    assert [file.name for file in (tmp_path / "data" / "target").iterdir()] == ["mine"]
+    assert load_split(tmp_path / "data" / "target" / "mine", "train").images.shape[1:] == (8, 8, 3)
