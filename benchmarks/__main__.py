@@ -21,6 +21,7 @@ NAMES = (
     "diagnostics",
     "prepare",
     "startup",
+    "sweeps",
     "concurrent_runs",
     "precision",
 )

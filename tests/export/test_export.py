@@ -34,6 +34,7 @@ from tests.checkouts import ROOT
 SIZE, STORED, NUM = 32, 48, 5
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 WITH_GRAPH = not graph.missing_packages()  # optional
+CROPPED = {"cifar": 7}  # rows below a picture, as below FGVC-Aircraft's
 CLASSES = [f"class {number}" for number in range(10)]
 
 
@@ -100,7 +101,7 @@ def exports(tmp_path_factory) -> dict[str, Path]:
 
 
 def trained(stem: str) -> command.Trained:
-    settings = Settings("digits", "resnet18", stem, 512, STORED, SIZE, MEAN, STD, CLASSES)
+    settings = Settings("digits", "resnet18", stem, 512, STORED, SIZE, MEAN, STD, CLASSES, CROPPED.get(stem, 0))
     scores = {"top1": 0.9, "macro_f1": 0.8, "val_top1": 0.7}
     meta = {"num_images": {"train": 70, "val": 10, "test": 20}, "hash": "0" * 32}
     return command.Trained(

@@ -78,6 +78,7 @@ def read_trained(dataset: str, params: Params) -> Trained:
         mean=meta["mean"] if standardize else None,
         std=meta["std"] if standardize else None,
         classes=meta["classes"],
+        crop_bottom=meta.get("crop_bottom", 0),
     )
     network = plain_network(build_backbone(Backbone(settings.arch, settings.stem, "none"), seed=0))
     network.load_state_dict(state)

@@ -23,8 +23,8 @@ SETTINGS, WEIGHTS, PROBE, ONNX, CARD = (
 class Settings:
     """All that is needed to use the weights; stands in export.json.
 
-    An image is squashed to stored_size as the pipeline stores it, resized to image_size, scaled to [0, 1] and, unless
-    mean and std are None, standardised per channel. classes: by index of the probe's outputs.
+    An image loses its lowest crop_bottom rows, is squashed to stored_size as the pipeline stores it, resized to
+    image_size, scaled to [0, 1] and, unless mean and std are None, standardised per channel. classes: by index of the probe's outputs.
     """
 
     dataset: str
@@ -36,6 +36,7 @@ class Settings:
     mean: list[float] | None
     std: list[float] | None
     classes: list[str]
+    crop_bottom: int = 0
 
     def to_json(self) -> str:
         """Return the text of export.json."""

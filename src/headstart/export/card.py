@@ -58,7 +58,8 @@ def model_card(
         "",
         *_data(settings, about),
         f"- images: {counts}; {len(settings.classes)} classes",
-        f"- size: stored at {settings.stored_size} px, seen at {settings.image_size} px, squashed to a square",
+        f"- size: stored at {settings.stored_size} px, seen at {settings.image_size} px, squashed to a square"
+        + (f", without the lowest {settings.crop_bottom} rows" if settings.crop_bottom else ""),
         "",
         "## Metrics",
         "",
@@ -143,7 +144,9 @@ settings = json.load(open("{settings}"))
 
 def prepare(path):
     side, size = settings["stored_size"], settings["image_size"]
-    pixels = np.array(Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+    image = Image.open(path).convert("RGB")
+    image = image.crop((0, 0, image.width, image.height - settings["crop_bottom"]))
+    pixels = np.array(image.resize((side, side), Image.Resampling.BILINEAR))
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     if side != size:
         x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)

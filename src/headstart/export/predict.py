@@ -68,16 +68,16 @@ def batches(settings: Settings, paths: list[Path]) -> Iterator[Tensor]:
     if settings.mean is not None and settings.std is not None:
         standardize = Standardize(tuple(settings.mean), tuple(settings.std))
     for start in range(0, len(paths), BATCH):
-        stored = np.stack([_read(path, settings.stored_size) for path in paths[start : start + BATCH]])
+        stored = np.stack([_read(path, settings) for path in paths[start : start + BATCH]])
         x_NCHW = resize(torch.from_numpy(stored), settings.image_size)
         if standardize is not None:
             x_NCHW = standardize(x_NCHW)
         yield x_NCHW.contiguous(memory_format=torch.channels_last)
 
 
-def _read(path: Path, side: int) -> np.ndarray:
+def _read(path: Path, settings: Settings) -> np.ndarray:
     try:
-        return decode(path.read_bytes(), side)[0]
+        return decode(path.read_bytes(), settings.stored_size, settings.crop_bottom)[0]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except UnreadableError as error:
