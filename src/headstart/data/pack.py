@@ -51,10 +51,10 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
 
     images: (N, S, S, 3) uint8; labels: (N,) int64; sizes: (N, 2) int64 original height and width. Returned: classes,
     num_images by split, image_size, stored_size (S), crop_bottom (rows cut off), mean and std per channel of the stored
-    train pixels in [0, 1], skipped (names of the unreadable images left out), hash of all arrays. Leaving images out changes nothing else: the
-    arrays are those of a dataset without them. Raises UserError for unreadable images unless they may be skipped, for
-    what makes a split impossible, and for a full disk. on_progress: called with the number of images done (negative
-    before some are done again).
+    train pixels in [0, 1], skipped (names of the unreadable images left out), hash of all arrays. Leaving images out
+    changes nothing else: the arrays are those of a dataset without them. Raises UserError for unreadable images unless
+    they may be skipped, for what makes a split impossible, and for a full disk. on_progress: called with the number of
+    images done (negative before some are done again).
     """
     kept = np.arange(len(listing.names))
     skipped: dict[int, str] = {}

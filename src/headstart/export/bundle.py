@@ -24,7 +24,8 @@ class Settings:
     """All that is needed to use the weights; stands in export.json.
 
     An image loses its lowest crop_bottom rows, is squashed to stored_size as the pipeline stores it, resized to
-    image_size, scaled to [0, 1] and, unless mean and std are None, standardised per channel. classes: by index of the probe's outputs.
+    image_size, scaled to [0, 1] and, unless mean and std are None, standardised per channel. classes: by index of the
+    probe's outputs.
     """
 
     dataset: str
