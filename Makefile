@@ -5,7 +5,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: bench datasets export optional report repro results test lint ui
+.PHONY: bench datasets export kills optional report repro results test lint ui
 .DEFAULT_GOAL := repro
 
 repro: .venv/.ready
@@ -20,9 +20,12 @@ datasets: .venv/.ready
 
 optional: .venv/.optional
 
-# Without the sweeps on a cluster of which nodes are killed, ten minutes and more: python -m pytest -m kills
 test: .venv/.optional
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not kills"
+
+# sweeps on a Ray cluster on loopback, of which nodes and drivers are killed
+kills: .venv/.optional
+	OMP_NUM_THREADS=1 python -m pytest -m kills tests/sweep/test_cluster.py
 
 # BENCH="step views": some of them alone. The peers it measures against lie beside .venv, which they cannot change.
 bench: .venv/.ready .bench/.ready

@@ -46,13 +46,6 @@ LONG = """fixed:
 axes:
   projector.activation: [relu, tanh, silu]
 """
-FOUR = """fixed:
-  projector.out_dim: 8
-  seed: 0
-axes:
-  projector.init: [random, autoencoder]
-  projector.activation: [relu, tanh]
-"""
 
 
 def drive(root: Path, nodes: Cluster, action: str, *options: str, **env: str) -> subprocess.Popen[str]:
@@ -253,18 +246,34 @@ def test_the_remote_has_every_out(swept):
 
 @pytest.mark.kills
 def test_the_queue_gives_the_same_bits(swept, tmp_path):
-    root = repository(tmp_path, str(tmp_path / "store"), FOUR)
-    status, output = with_deadline(drive(root, swept.nodes, "run", "--jobs", "2"), 400)
+    root = repository(tmp_path, str(tmp_path / "store"), SIXTEEN)
+    status, output = with_deadline(drive(root, swept.nodes, "run", "--jobs", "2"), 600)
     assert status == 0, output
     here, there = (Ledger(folder).read() for folder in (root, swept.root))
     names = {cell.identity for cell in cells_of(root)}
-    assert len(names) == 4
+    assert len(names) == 16
     for identity in names:
         queued, sent = (
             run(folder, "git", "show", f"{found[identity].commit}:metrics/metrics.json").stdout
             for folder, found in ((root, here), (swept.root, there))
         )
         assert queued == sent
+
+
+@pytest.mark.kills
+def test_stop_ends_what_runs_and_resume_goes_on(tmp_path, nodes):
+    root = repository(tmp_path, str(tmp_path / "store"), LONG)
+    workers = [process for process in nodes.processes[1:] if process.poll() is None] or [nodes.start_node()]
+    driver = drive(root, nodes, "run", "--engine", "ray", "--address", nodes.address)
+    wait_for(lambda: in_training(*workers), 300, "a training")
+    run(root, "python", "-m", "headstart", "sweep", "stop", "sweeps/small.yaml", PYTHONPATH=str(root / "src"))
+    status, output = with_deadline(driver, 120)
+    assert status == 1 and "sweep resume sweeps/small.yaml" in output
+    wait_for(lambda: not running_jobs(nodes), 30, "the end of what ran")
+    assert len(finished(root)) < 3
+    status, output = with_deadline(drive(root, nodes, "resume"), 400)
+    assert status == 0, output
+    assert set(finished(root)) == {cell.name for cell in cells_of(root)}
 
 
 def stored(store: Path, digest: str) -> Path:
