@@ -9,7 +9,7 @@ from headstart.data.arrays import Split
 from headstart.data.views import Views
 from headstart.models.backbone import Backbone, build_backbone, num_features
 from headstart.models.projector import Projector, build_projector
-from headstart.training.contrastive import Batches, SimCLR
+from headstart.training.contrastive import Batches, Network, SimCLR
 
 IMAGES = 45_000
 BACKBONE = Backbone(arch="resnet34", stem="imagenet", weights="none")
@@ -75,10 +75,10 @@ def batches(num: int, size: int, device: torch.device, stored: int | None = None
     return Batches(split(num, stored or size, device), VIEWS, size, None)
 
 
-def model(device: torch.device) -> nn.Sequential:
+def model(device: torch.device) -> Network:
     """Return backbone and projector as `train_simclr` holds them, in training mode."""
     head = build_projector(PROJECTOR, num_features(BACKBONE), seed=0)
-    return nn.Sequential(build_backbone(BACKBONE, seed=0), head).to(device, memory_format=torch.channels_last).train()
+    return Network(build_backbone(BACKBONE, seed=0), head).to(device, memory_format=torch.channels_last).train()
 
 
 def peer(device: torch.device) -> tuple[nn.Module, nn.Module, torch.optim.SGD]:

@@ -17,7 +17,7 @@ from headstart.models.autoencoder import build_autoencoder
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import PROJECTOR_INITS, Projector, build_projector
 from headstart.randomness import generator, global_seed
-from headstart.training.contrastive import Batches, Epoch, SimCLR, train_simclr, use_bf16, validation_loss
+from headstart.training.contrastive import Batches, Epoch, Network, SimCLR, train_simclr, use_bf16, validation_loss
 from headstart.training.reconstruction import Reconstruction, train_autoencoder
 from tests.training.recipe import RECIPE
 
@@ -346,6 +346,21 @@ def test_precision_that_is_asked_for_is_used(monkeypatch):
     assert not use_bf16("fp32", torch.device("cpu"))
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as in torch 2.9, a pin of requirements.txt
     assert not use_bf16("auto", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_projector_computes_in_full_precision_also_under_autocast(dtype):
+    network = Network(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Flatten(), nn.Linear(8, 4))).to(dtype)
+    x_BCHW = torch.rand(5, 3, 3, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    seen = []
+    network[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+        z_BD = network(x_BCHW)
+    assert seen[0].dtype == (torch.bfloat16 if dtype == torch.float32 else dtype)
+    assert z_BD.dtype == dtype
+    torch.testing.assert_close(z_BD, network[1](seen[0].to(dtype)), rtol=0, atol=0)
+    z_BD.sum().backward()
+    assert network[0].weight.grad.abs().sum() > 0
 
 
 def test_bf16_trains_close_to_fp32(batches):

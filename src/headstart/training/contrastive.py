@@ -97,6 +97,20 @@ class Batches:
         return x_BCHW.contiguous(memory_format=torch.channels_last)
 
 
+class Network(nn.Sequential):
+    """Backbone, then projector: the projector in float32 at least, also under autocast.
+
+    Features of different images are nearly parallel at first, so what tells them apart is little more than what
+    bfloat16 resolves: they are not to be rounded again on the way to the loss.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return projections (B, D)."""
+        features = self[0](x_BCHW)
+        with torch.autocast(features.device.type, enabled=False):
+            return self[1](features.float() if features.dtype == torch.bfloat16 else features)
+
+
 def use_bf16(precision: str, device: torch.device) -> bool:
     """Return whether to autocast to bfloat16: asked for, or `auto` on hardware that multiplies it natively."""
     if precision != "auto":
@@ -136,7 +150,7 @@ def train_simclr(
     """
     steps = _steps_per_epoch(len(train.split.labels), batch_size, group)
     checkpoint = SharedCheckpoint(checkpoint or NoCheckpoint(), group)
-    run = _Run(nn.Sequential(backbone, projector), recipe, batch_size, steps, observer)
+    run = _Run(Network(backbone, projector), recipe, batch_size, steps, observer)
     wrapped = group.wrap(run.model, recipe.sync_batchnorm, train.blank())
     run.restore(checkpoint.load())
     while run.step < recipe.epochs * steps:
