@@ -67,9 +67,8 @@ def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
             "ours": our_steps(source, batch_size, steps),
             "bound": bound_steps(batch_size, 32, steps, device),
         }
-        seconds = interleave(
-            runs, 2 if quick else 11 if gpu else 31, device
-        )  # laps of seconds on shared machines differ by a third
+        # on shared machines laps of seconds differ by a third
+        seconds = interleave(runs, 2 if quick else 11 if gpu else 31, device)
         case = f"ResNet-34, 32 px, B = {batch_size}"
         rows.append(spread(f"{case}: share of the bound", ratios(seconds["bound"], seconds["ours"]), "", bar=BAR))
         rates = [steps * batch_size / lap for lap in seconds["ours"]]
