@@ -16,7 +16,7 @@ def gains(options: argparse.Namespace) -> None:
     runs, notes = read(options.rows, options.published_dir)
     source = SOURCES.get(options.rows, options.rows)
     found = rows.finished(runs, source)
-    by = [name for name in (options.by or "").split(",") if name]
+    by = study.names(options.by or "")
     table = study.gains(found.runs, options.of, options.against, by, options.score)
     print(study.markdown(table, options.of, options.against))
     print("\n".join([rows.describe(found), *notes, *found.notes]))

@@ -42,7 +42,7 @@ def _page(grid: Grid, file: Path) -> str:
 
 def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) -> list[str]:
     of, against = options.get("of", gains.ARM), options.get("against", gains.BASELINE)
-    by = _names(options.get("by", ""))
+    by = gains.names(options.get("by", ""))
     score = options.get("score", gains.SCORE)
     table = gains.gains(runs.runs, of, against, by, score)
     what = f"{score}: {of} against {against}" + (f", by {', '.join(by)}" if by else "")
@@ -55,7 +55,7 @@ def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) 
 
 
 def _means(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) -> list[str]:
-    by, scores = _names(options["by"]), _names(options["score"])
+    by, scores = gains.names(options["by"]), gains.names(options["score"])
     table = means.means(runs.runs, by, scores)
     means.picture(figure, table, by, scores, grid.name)
     what = f"{', '.join(scores)} by {', '.join(by)}"
@@ -64,7 +64,3 @@ def _means(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) 
         f"![{what}: means, least to greatest]({figure.name})",
         means.markdown(table, by, scores).rstrip(),
     ]
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

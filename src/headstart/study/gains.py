@@ -61,6 +61,11 @@ def _settings(of: str, by: Sequence[str]) -> list[str]:
     return [*([] if of == ARM or ARM in by else [ARM]), *by]
 
 
+def names(text: str) -> list[str]:
+    """Return the columns that a text names, with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def with_arm(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with the column `arm`: the initialisation and whether it is frozen."""
     arms = zip(runs["projector_init"], runs["projector_frozen"], strict=True)
