@@ -261,3 +261,28 @@ def test_mistakes_are_one_line(exports, images, tmp_path):
     (tmp_path / "broken" / "export.json").write_text("{}")
     assert "not a readable export" in refused(read_bundle, tmp_path / "broken")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet10t", 512), ("mobilenetv3_small_050", 1024)])
+def test_timm_models_load_by_timm_alone(name, width, exports, images, tmp_path):
+    pytest.importorskip("timm", reason="timm is optional")
+    backbone = Backbone(f"timm/{name}", "imagenet", "none")
+    settings = Settings("digits", backbone.arch, backbone.stem, width, STORED, SIZE, MEAN, STD, CLASSES)
+    network = plain_network(build_backbone(backbone, seed=3)).eval()
+    result = replace(trained("stride2"), settings=settings, network=network, probe=probe_of(width))
+    folder = tmp_path / name
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(exports["stride2"].parents[1])
+        params = replace(load_params(ROOT / "params.yaml"), backbone=backbone)
+        command.write(folder, "digits", params, result, with_graph=WITH_GRAPH)
+    (folder / "snippets.txt").write_text("#----\n".join(blocks((folder / "README.md").read_text())))
+    listing = tmp_path / "listing"
+    listing.write_text("\n".join(str(path) for path in find_images([images])))
+    arguments = [sys.executable, "-I", "-W", "ignore", "-c", CLEAN, str(listing), str(folder)]
+    subprocess.run(arguments, check=True)
+    found, ours = np.load(folder / "loaded.npz"), np.load(predicted(folder, [images], tmp_path / "out.npz"))
+    np.testing.assert_allclose(found["features"], ours["features"], atol=1e-4 * np.abs(ours["features"]).max())
+    np.testing.assert_allclose(found["probabilities"], ours["probabilities"], atol=1e-4)
+    if WITH_GRAPH:
+        np.testing.assert_allclose(found["onnx"], ours["features"], atol=1e-4 * np.abs(ours["features"]).max())
