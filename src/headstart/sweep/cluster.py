@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import UserError
+from headstart.run.stage import say
 from headstart.sweep import node
 from headstart.sweep.cells import Cell, exp_run_arguments
 from headstart.sweep.engines import EngineOptions
@@ -279,6 +280,8 @@ def settle(root: Path, site: Site, outcomes: Sequence[Outcome], states: SweepSta
     fetch(root, site, done)
     for name in done:
         states.done(name)
+        say(f"done    {name}")
     for outcome in outcomes:
         if outcome["error"]:
             states.failed(outcome["job"], outcome["error"])
+            say(f"failed  {outcome['job']}: {outcome['error'].splitlines()[-1]}")
