@@ -214,7 +214,7 @@ def _settle(queue: Queue, task: Task, said: str) -> bool:
     states.update(name, log=str(states.log(name)))
     if lost and states.get(name).attempts < queue.options.attempts:
         states.wait(name, error)
-        say(f"lost    {name}: {error.splitlines()[-1]}; queued again")
+        say(f"lost    {name}: {said if said != FAILED else error.splitlines()[-1]}; queued again")
         return True
     states.failed(name, error)
     say(f"failed  {name}: {error.splitlines()[-1] if error else said}")
