@@ -19,7 +19,9 @@ from headstart.knobs import Interval, Range
 
 Probability = Annotated[float, Range(0, 1)]
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision's rgb_to_grayscale
-CHUNK_BYTES = 2**22  # of float pixels worked on at once on a CPU: what its last cache holds beside the temporaries
+# Of float pixels worked on at once on a CPU: what its last cache holds beside the temporaries, and enough of them that
+# starting some hundred kernels a chunk costs little (Xeon, 512 views of 32 px: 20.5 ms in one chunk, 26.1 in two)
+CHUNK_BYTES = 2**23
 NEUTRAL = torch.tensor([1.0, 1.0, 1.0, 0.0])  # brightness, contrast, saturation, hue that change nothing
 
 
@@ -261,16 +263,16 @@ def hue_shift(x_BCHW: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = x_BCHW.unbind(1)
     value, low = x_BCHW.amax(1), x_BCHW.amin(1)
     chroma = value - low
-    safe = torch.where(chroma == 0, 1.0, chroma)
+    safe = chroma.clamp(min=1e-12)  # where it is 0, so are the differences
     sector = torch.where(
         value == red,
         (green - blue) / safe,
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    sector = (sector + 6 * turns[:, 0])[:, None]
+    sector = sector.add_(6 * turns[:, 0])[:, None]
     offset = torch.tensor([5.0, 3.0, 1.0], device=x_BCHW.device)[None, :, None, None]
-    k = torch.remainder(sector + offset, 6)
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
+    k = (sector + offset).remainder_(6)
+    return torch.minimum(k, 4 - k).clamp_(0, 1).mul_(chroma[:, None]).neg_().add_(value[:, None])
 
 
 def gaussian_blur(x_BCHW: Tensor, sigma: Tensor, taps: int) -> Tensor:
