@@ -11,8 +11,9 @@ from rich.console import Console
 
 from headstart.commands.sweep import costs
 from headstart.machine import processor
+from headstart.models.backbone import ARCHS, STEMS
 from headstart.sweep.cells import make_cells
-from headstart.sweep.estimate import estimate
+from headstart.sweep.estimate import MEGABYTES, bytes_of_backbone, estimate
 from headstart.sweep.grid import read_grid
 from headstart.sweep.ledger import Finished
 from headstart.sweep.plan import make_plan
@@ -98,3 +99,10 @@ def test_hours_come_from_the_benchmark_where_it_fits(tmp_path, monkeypatch):
     machine["cores"] += 1
     (folder / "step-here.json").write_text(json.dumps({"machine": machine, "rows": rows}))
     assert all(row.seconds is None for row in estimate({cell.work for cell in paper}, tmp_path).values())
+
+
+def test_megabytes_are_those_of_the_built_networks():
+    assert list(MEGABYTES) == list(ARCHS)
+    for arch, megabytes in MEGABYTES.items():
+        for stem in STEMS:
+            assert bytes_of_backbone(arch, stem) == pytest.approx(megabytes * 1e6, rel=2e-3)
