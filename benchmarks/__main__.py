@@ -11,6 +11,7 @@ from headstart.memory import keep_freed_memory
 # in this order; each module: main(device, quick) -> rows, precision of the numbers
 NAMES = (
     "step",
+    "compiled",
     "authors",
     "lightly_peer",
     "views",

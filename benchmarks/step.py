@@ -62,13 +62,13 @@ def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
     rows, gpu = [], device.type == "cuda"
     source = setting.batches(2560 if quick else setting.IMAGES, 32, device)
     for batch_size in (64,) if quick else (256, 1280):
-        steps = 30 if gpu else max(1, 1280 // batch_size) if not quick else 1
+        steps = 30 if gpu else 1
         runs = {
             "ours": our_steps(source, batch_size, steps),
             "bound": bound_steps(batch_size, 32, steps, device),
         }
-        # on shared machines laps of seconds differ by a third
-        seconds = interleave(runs, 2 if quick else 11 if gpu else 31, device)
+        # on shared machines laps of seconds differ by a third: short ones, and many of them
+        seconds = interleave(runs, 2 if quick else 11 if gpu else 31 * 1280 // batch_size, device)
         case = f"ResNet-34, 32 px, B = {batch_size}"
         rows.append(spread(f"{case}: share of the bound", ratios(seconds["bound"], seconds["ours"]), "", bar=BAR))
         rates = [steps * batch_size / lap for lap in seconds["ours"]]
