@@ -60,7 +60,7 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
     """Write the means as a PNG, a row of panels per score.
 
     Of `by` the last is the axis, the last but one tells lines apart, what is before them panels. Bars go from least to
-    greatest; a score that is no share has a logarithmic axis.
+    greatest; a line joins the values of a number. A score that spans more than a decade has a logarithmic axis.
     """
     from matplotlib.figure import Figure
 
@@ -78,10 +78,11 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
             x = [places.index(value) + 0.06 * (number - len(lines) / 2) for value in own[axis]]
             spread = [own[score] - own[f"{score}_least"], own[f"{score}_greatest"] - own[score]]
             look = {"marker": MARKS[number % len(MARKS)], "color": COLOURS[number % len(COLOURS)], "markersize": 4}
+            look |= {"linestyle": "-" if pd.api.types.is_numeric_dtype(table[axis]) else "none"}
             axes.errorbar(x, own[score], spread, label=str(line), capsize=2, linewidth=1.2, **look)
-        axes.set_xticks(range(len(places)), [str(place) for place in places])
+        axes.set_xticks(range(len(places)), [str(place) or "own" for place in places])
         axes.grid(alpha=0.3)
-        if not is_share(score):
+        if table[f"{score}_least"].min() * 10 < table[f"{score}_greatest"].max() and not is_share(score):
             axes.set_yscale("log")
         if i == 0:
             axes.set_title(column, fontsize=10)
