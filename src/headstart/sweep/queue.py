@@ -40,11 +40,13 @@ LOST = re.compile(
 
 @dataclass
 class Task:
-    """A cell in DVC's queue; DVC knows it by the commit that it stashed. since: of the last change, in seconds."""
+    """A cell in DVC's queue; DVC knows it by the commit that it stashed. since: of the last change, in seconds;
+    taken: whether a worker has it."""
 
     cell: Cell
     revision: str
     since: float = field(default_factory=time.time)
+    taken: bool = False
     pid: int = 0
     ended: bool = False
 
@@ -94,8 +96,8 @@ class Queue:
         if not info:
             if time.time() - task.since < SETUP_SECONDS:
                 return None
-            if task.revision in self._queued():
-                task.since = time.time()
+            if not task.taken:  # a queue is slow to ask: its worker may have taken it a moment ago
+                task.taken, task.since = task.revision not in self._queued(), time.time()
                 return None
             return "its worker was lost before it began"
         if not task.pid:
