@@ -3,15 +3,18 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 from headstart.__main__ import main
 from headstart.errors import UserError
+from headstart.run.artifacts import write_text
 from headstart.study import rows
 from headstart.sweep.cells import make_cells
 from headstart.sweep.grid import read_grid
 from headstart.sweep.ledger import Ledger
+from headstart.sweep.state import SweepState
 from tests.checkouts import run
 from tests.sweep.stubs import stub_checkout
 
@@ -122,6 +125,11 @@ def test_commits_of_anything_else_are_passed_over(tmp_path):
 def test_the_rows_of_a_sweep_are_those_of_its_cells_with_grid_and_commit_above(copy, monkeypatch, capsys):
     monkeypatch.chdir(copy)
     run(copy, "dvc", "exp", "run", "--temp", "-n", "foreign", "-S", "projector.activation=tanh")
+    cells = make_cells(read_grid(Path("sweeps/t.yaml")))
+    (failed,) = [cell for cell in cells if list(cell.overrides.values())[-2:] == ["autoencoder", 1]]
+    states = SweepState(copy, "t")
+    states.failed(failed.name, "it")
+    write_text(states.log(failed.name), "error: SimCLR loss is stuck (in a test)\nERROR: failed to reproduce\n")
     monkeypatch.setattr(sys, "argv", ["headstart", "sweep", "rows", "t", "--out", "few.csv"])
     main()
     assert "few.csv: 2 rows" in capsys.readouterr().out
@@ -129,6 +137,8 @@ def test_the_rows_of_a_sweep_are_those_of_its_cells_with_grid_and_commit_above(c
     assert table["run"].tolist()[1:] == ["by-hand"], "and the branch's, but no other cell's"
     assert set(zip(table["projector_init"], table["seed"], strict=True)) == {("random", 1), ("autoencoder", 0)}
     assert "sweeps/t.yaml at commit" in table.attrs["comments"][0] and "2 of 4 cells" in table.attrs["comments"][0]
+    told = table.attrs["comments"][-1]
+    assert told.startswith("1 failed and have no row, SimCLR loss is stuck: ") and "init=autoencoder seed=1" in told
 
 
 def test_a_sweep_without_a_finished_cell_has_no_rows(copy, monkeypatch):

@@ -1,8 +1,9 @@
 """The rows of a sweep's finished cells as a small CSV file, for what outlives the repository's experiments."""
 
 import os
-from collections import Counter
-from collections.abc import Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +14,12 @@ from headstart.machine import processor
 from headstart.run.artifacts import write_text
 from headstart.run.stage import say
 from headstart.study import rows
-from headstart.sweep.cells import load_cells, make_cells
+from headstart.sweep.cells import Cell, load_cells, make_cells
 from headstart.sweep.clone import experiments
 from headstart.sweep.grid import Grid
 from headstart.sweep.ledger import Finished, Ledger
-from headstart.sweep.state import DONE, SweepState
+from headstart.sweep.node import reason
+from headstart.sweep.state import DONE, FAILED, SweepState
 
 FOLDER = Path("sweeps/results")
 
@@ -25,7 +27,8 @@ FOLDER = Path("sweeps/results")
 def write_rows(grid: Grid, root: Path, states: SweepState, out: Path | None) -> None:
     """Write the rows of a sweep's finished cells, with the grid, commit and compute that made them in comments above.
 
-    `wall_seconds` is of the whole cell, where this machine ran it. Raises UserError where no cell is finished.
+    What failed has no row, but a comment. `wall_seconds` is of the whole cell, where this machine ran it. Raises
+    UserError where no cell is finished.
     """
     # as it was begun: the code, and with it the identities, may have changed since
     cells = load_cells(states.folder / "cells.json") or make_cells(grid, root)
@@ -45,6 +48,7 @@ def write_rows(grid: Grid, root: Path, states: SweepState, out: Path | None) -> 
         f"{grid.path.as_posix()} at commit {_revisions(root, done)}: {len(done)} of {len(cells)} cells; made by "
         f"python -m headstart sweep rows {grid.name}",
         f"{sum(seconds.values()) / 3600:.1f} hours of cells{_where(states)}",
+        *_failures((cell for cell in cells if cell.name not in done), states),
     ]
     write_text(path, rows.to_csv(table, comments))
     say(f"{path}: {rows.counted(len(table), 'row')}, {path.stat().st_size / 1e3:.0f} kB")
@@ -56,6 +60,19 @@ def _rows_of(done: Mapping[str, Finished]) -> pd.DataFrame:
     names = {row.name for row in done.values()} | {row.commit for row in done.values()}
     own = table[table["run"].isin(names)]
     return own.sort_values([*rows.IDENTITY, "run"], ignore_index=True)
+
+
+def _failures(cells: Iterable[Cell], states: SweepState) -> list[str]:
+    """A sentence per reason why cells failed, with what tells them apart."""
+    failed = [cell for cell in cells if states.get(cell.name).state == FAILED]
+    keys = {key for cell in failed for key in cell.overrides}
+    varied = [key for key in sorted(keys) if len({str(cell.overrides.get(key)) for cell in failed}) > 1]
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for cell in failed:
+        said = reason("\n".join(states.tail(cell.name))).removeprefix("error: ")
+        settings = " ".join(f"{key.rpartition('.')[2]}={cell.overrides.get(key)}" for key in varied or sorted(keys))
+        by_reason[re.split(r" = |: | \(", said)[0]].append(settings)
+    return [f"{len(cells)} failed and have no row, {why}: {', '.join(cells)}" for why, cells in by_reason.items()]
 
 
 def _revisions(root: Path, done: Mapping[str, Finished]) -> str:

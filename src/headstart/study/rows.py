@@ -221,7 +221,7 @@ def describe(table: Table) -> str:
     counts = [counted(len(runs), "run"), *(counted(runs[f"{word}"].nunique(), word) for word in ("dataset", "seed"))]
     text = f"{', '.join(counts)}."
     if not runs["failed"].any():
-        return f"{text} No run failed."
+        return f"{text} None of them failed."
     arms = [
         f"{int(group.sum())} of {len(group)} {init} {'frozen' if frozen else 'trainable'}"
         for (init, frozen), group in runs.groupby(["projector_init", "projector_frozen"])["failed"]

@@ -23,6 +23,7 @@ from headstart.sweep import clone
 from headstart.sweep.cells import Cell, set_params
 from headstart.sweep.engines import EngineOptions
 from headstart.sweep.ledger import Ledger
+from headstart.sweep.node import reason
 from headstart.sweep.state import RUNNING, SweepState
 from headstart.sweep.workers import Workers, end, processes_of
 
@@ -219,7 +220,7 @@ def _settle(queue: Queue, task: Task, said: str) -> bool:
         say(f"lost    {name}: {said if said != FAILED else error.splitlines()[-1]}; queued again")
         return True
     states.failed(name, error)
-    say(f"failed  {name}: {error.splitlines()[-1] if error else said}")
+    say(f"failed  {name}: {reason(error) or said}")
     return False
 
 
