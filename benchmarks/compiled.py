@@ -27,7 +27,7 @@ def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
 
 def measure(device: torch.device, quick: bool) -> list[Row]:
     """Return the rows, with nothing compiled yet."""
-    batch = 32 if quick else BATCH
+    batch, gpu = 32 if quick else BATCH, device.type == "cuda"
     x_BCHW = torch.rand(2 * batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     recipe = setting.recipe()
     networks = {"eager": setting.model(device), "compiled": setting.model(device)}
@@ -44,9 +44,9 @@ def measure(device: torch.device, quick: bool) -> list[Row]:
     step("compiled")  # the second finds what the first one's optimiser changed
     synchronize(device)
     cost = time.perf_counter() - started
-    steps = 30 if device.type == "cuda" else 1
+    steps = 30 if gpu else 1
     runs = {name: lambda name=name: [step(name) for _ in range(steps)] for name in networks}
-    seconds = interleave(runs, 2 if quick else 11 if device.type == "cuda" else 61, device)
+    seconds = interleave(runs, 2 if quick else 11 if gpu else 61, device)
     case = f"ResNet-34, 32 px, B = {batch}"
     eager, compiled = (statistics.median(seconds[name]) / steps for name in ("eager", "compiled"))
     pays = batch * cost / (eager - compiled) if eager > compiled else None

@@ -44,9 +44,10 @@ def sweep_seconds(folder: Path, *words: str) -> float:
         text=True,
     )
     if done.returncode:  # the folder will be gone, and with it the logs of what failed
-        logs = [file.read_text()[-800:] for file in sorted(folder.glob(".cache/sweeps/*/logs/*.log"))]
-        failed = [text for text in logs if "ERROR" in text or "rror:" in text]
-        raise RuntimeError(f"{words}: {done.stdout[-300:]} {done.stderr[-300:]}\n" + "\n----\n".join(failed[:5]))
+        from headstart.sweep.state import SweepState  # psutil
+
+        errors = [state.error for state in SweepState(folder, words[1]).all().values() if state.error]
+        raise RuntimeError(f"{words}: {done.stdout[-300:]} {done.stderr[-300:]}\n" + "\n----\n".join(errors[:5]))
     return time.perf_counter() - started
 
 

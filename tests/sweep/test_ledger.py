@@ -9,7 +9,6 @@ import pytest
 
 from headstart.__main__ import main
 from headstart.errors import UserError
-from headstart.run.artifacts import write_text
 from headstart.study import rows
 from headstart.sweep.cells import make_cells
 from headstart.sweep.grid import read_grid
@@ -127,9 +126,8 @@ def test_the_rows_of_a_sweep_are_those_of_its_cells_with_grid_and_commit_above(c
     run(copy, "dvc", "exp", "run", "--temp", "-n", "foreign", "-S", "projector.activation=tanh")
     cells = make_cells(read_grid(Path("sweeps/t.yaml")))
     (failed,) = [cell for cell in cells if list(cell.overrides.values())[-2:] == ["autoencoder", 1]]
-    states = SweepState(copy, "t")
-    states.failed(failed.name, "it")
-    write_text(states.log(failed.name), "error: SimCLR loss is stuck (in a test)\nERROR: failed to reproduce\n")
+    error = "error: SimCLR loss is stuck (in a test)\nERROR: failed to reproduce"
+    SweepState(copy, "t").failed(failed.name, error)
     monkeypatch.setattr(sys, "argv", ["headstart", "sweep", "rows", "t", "--out", "few.csv"])
     main()
     assert "few.csv: 2 rows" in capsys.readouterr().out

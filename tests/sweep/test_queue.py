@@ -21,10 +21,9 @@ def watched(tmp_path, monkeypatch):
     """A queue that no DVC stands behind: `waiting` says what it holds."""
     watched = object.__new__(queue.Queue)
     watched.runs, watched.states = tmp_path, SweepState(tmp_path, "t")
-    watched.waiting = {"abc"}
+    watched.waiting, watched.workers = {"abc"}, SimpleNamespace(ids=lambda: {1})
     monkeypatch.setattr(queue.Queue, "_queued", lambda self: self.waiting)
     watched.tasks = [Task(SimpleNamespace(name="t-1"), "abc")]
-    monkeypatch.setattr(queue.Queue, "workers", SimpleNamespace(ids=lambda: {1}), raising=False)
     return watched
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from headstart.machine import processor
 from headstart.run.artifacts import write_text
 from headstart.run.stage import say
 from headstart.study import rows
-from headstart.sweep.cells import Cell, load_cells, make_cells
+from headstart.sweep.cells import Cell, differing, load_cells, make_cells
 from headstart.sweep.clone import experiments
 from headstart.sweep.grid import Grid
 from headstart.sweep.ledger import Finished, Ledger
@@ -48,7 +48,7 @@ def write_rows(grid: Grid, root: Path, states: SweepState, out: Path | None) -> 
         f"{grid.path.as_posix()} at commit {_revisions(root, done)}: {len(done)} of {len(cells)} cells; made by "
         f"python -m headstart sweep rows {grid.name}",
         f"{sum(seconds.values()) / 3600:.1f} hours of cells{_where(states)}",
-        *_failures((cell for cell in cells if cell.name not in done), states),
+        *_failures([cell for cell in cells if cell.name not in done], states),
     ]
     write_text(path, rows.to_csv(table, comments))
     say(f"{path}: {rows.counted(len(table), 'row')}, {path.stat().st_size / 1e3:.0f} kB")
@@ -62,17 +62,17 @@ def _rows_of(done: Mapping[str, Finished]) -> pd.DataFrame:
     return own.sort_values([*rows.IDENTITY, "run"], ignore_index=True)
 
 
-def _failures(cells: Iterable[Cell], states: SweepState) -> list[str]:
+def _failures(cells: Sequence[Cell], states: SweepState) -> list[str]:
     """A sentence per reason why cells failed, with what tells them apart."""
-    failed = [cell for cell in cells if states.get(cell.name).state == FAILED]
-    keys = {key for cell in failed for key in cell.overrides}
-    varied = [key for key in sorted(keys) if len({str(cell.overrides.get(key)) for cell in failed}) > 1]
+    failed = {cell: state for cell in cells if (state := states.get(cell.name)).state == FAILED}
+    if not failed:
+        return []
+    keys = sorted(differing(list(failed)) or next(iter(failed)).overrides)
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for cell in failed:
-        said = reason("\n".join(states.tail(cell.name))).removeprefix("error: ")
-        settings = " ".join(f"{key.rpartition('.')[2]}={cell.overrides.get(key)}" for key in varied or sorted(keys))
-        by_reason[re.split(r" = |: | \(", said)[0]].append(settings)
-    return [f"{len(cells)} failed and have no row, {why}: {', '.join(cells)}" for why, cells in by_reason.items()]
+    for cell, state in failed.items():
+        why = re.split(r" = |: | \(", reason(state.error).removeprefix("error: "))[0]
+        by_reason[why].append(" ".join(f"{key.rpartition('.')[2]}={cell.overrides.get(key)}" for key in keys))
+    return [f"{len(those)} failed and have no row, {why}: {', '.join(those)}" for why, those in by_reason.items()]
 
 
 def _revisions(root: Path, done: Mapping[str, Finished]) -> str:

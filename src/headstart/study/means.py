@@ -70,6 +70,7 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
     places = list(dict.fromkeys(table[axis]))
     size = (max(5.0, 3.6 * len(columns)), 0.6 + 2.8 * len(scores))
     figure = Figure(figsize=size, layout="constrained")
+    joined = "-" if pd.api.types.is_numeric_dtype(table[axis]) else "none"
     grid = figure.subplots(len(scores), len(columns), squeeze=False, sharex=True, sharey="row")
     for (i, score), (j, column) in [(a, b) for a in enumerate(scores) for b in enumerate(columns)]:
         axes = grid[i][j]
@@ -78,8 +79,7 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
             x = [places.index(value) + 0.06 * (number - len(lines) / 2) for value in own[axis]]
             spread = [own[score] - own[f"{score}_least"], own[f"{score}_greatest"] - own[score]]
             look = {"marker": MARKS[number % len(MARKS)], "color": COLOURS[number % len(COLOURS)], "markersize": 4}
-            look |= {"linestyle": "-" if pd.api.types.is_numeric_dtype(table[axis]) else "none"}
-            axes.errorbar(x, own[score], spread, label=str(line), capsize=2, linewidth=1.2, **look)
+            axes.errorbar(x, own[score], spread, label=str(line), capsize=2, linewidth=1.2, linestyle=joined, **look)
         axes.set_xticks(range(len(places)), [str(place) or "own" for place in places])
         axes.grid(alpha=0.3)
         if table[f"{score}_least"].min() * 10 < table[f"{score}_greatest"].max() and not is_share(score):

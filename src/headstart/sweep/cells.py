@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,12 @@ def make_cells(grid: Grid, root: Path = Path()) -> tuple[Cell, ...]:
         cell = _cell(grid.name, overrides, work_of(params, params.datasets[0]), stages, changed)
         cells.setdefault(cell.name, cell)
     return tuple(cells.values())
+
+
+def differing(cells: Sequence[Cell]) -> set[str]:
+    """Return the keys whose values are not those of the first cell everywhere."""
+    first = cells[0].overrides
+    return {key for cell in cells for key, value in cell.overrides.items() if first.get(key) != value}
 
 
 def exp_run_arguments(cell: Cell) -> list[str]:

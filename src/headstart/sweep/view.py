@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from headstart.sweep.cells import Cell, exp_run_arguments
+from headstart.sweep.cells import Cell, differing, exp_run_arguments
 from headstart.sweep.ledger import Finished, Ledger
 from headstart.sweep.state import DONE, FAILED, RUNNING, CellState, SweepState
 
@@ -69,8 +69,7 @@ def kind_of(cell: Cell, state: CellState, finished: Mapping[str, Finished], stat
 
 def describe(cell: Cell, cells: Sequence[Cell]) -> str:
     """Return a cell's settings where they differ among the cells."""
-    first = cells[0].overrides
-    differ = {key for other in cells for key, value in other.overrides.items() if first.get(key) != value}
+    differ = differing(cells)
     return ", ".join(
         f"{key.rpartition('.')[2]} {_plain(value)}" for key, value in cell.overrides.items() if key in differ
     )
