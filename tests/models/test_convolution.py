@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.models.backbone import STEMS, Backbone, build_backbone
-from headstart.models.convolution import SmallMapConv2d, covers, dense_convolution, use_small_map_convolutions
+from headstart.models.convolution import SmallMapConv2d, covers, dense_convolution, seen, use_small_map_convolutions
 from headstart.randomness import generator
 
 CASES = [
@@ -87,6 +88,61 @@ def test_oblong_maps_are_convolved(shape):
     use_small_map_convolutions(network)
     x_BCHW = torch.randn(2, 4, *shape, generator=generator(0))
     torch.testing.assert_close(network(x_BCHW), plain(x_BCHW), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (size, kernel, stride, padding, dilation)
+        for size, kernel, stride, padding in CASES
+        for dilation in (1, 2)
+        if size + 2 * padding > dilation * (kernel - 1)
+    ],
+)
+def test_seen_says_which_weights_meet_a_pixel(case):
+    """A weight's gradient under ones is the number of pixels that it meets."""
+    size, kernel, stride, padding, dilation = case
+    weight = torch.ones(1, 1, kernel, 1, requires_grad=True)
+    F.conv2d(
+        torch.ones(1, 1, size, 1), weight, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1)
+    ).sum().backward()
+    assert list(seen(*case)) == (weight.grad.flatten() > 0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "conv"),
+    [
+        (1, nn.Conv2d(64, 64, 3, stride=2, padding=1, groups=2, bias=False)),
+        (1, nn.Conv2d(64, 64, 3, stride=2, padding=1)),
+        (3, nn.Conv2d(64, 64, 5, stride=4, padding=2, bias=False)),
+        (1, nn.Conv2d(64, 64, (3, 5), stride=2, padding=(1, 2), bias=False)),
+        (2, nn.Conv2d(64, 64, 3, stride=4, padding=4, dilation=4, bias=False)),
+    ],
+    ids=["groups", "bias", "stride", "oblong", "dilation"],
+)
+def test_weights_that_meet_padding_alone_get_no_gradient(size, conv):
+    """Also in bfloat16 and in memory that was full of NaN, which AMX kernels of oneDNN leave there."""
+    network = nn.Sequential(copy.deepcopy(conv)).to(memory_format=torch.channels_last)
+    use_small_map_convolutions(network)
+    x_BCHW = torch.randn(8, 64, size, size, generator=generator(0)).to(memory_format=torch.channels_last)
+    exact = copy.deepcopy(conv).double()
+    exact(x_BCHW.double()).square().sum().backward()
+    dead = exact.weight.grad == 0
+    assert dead.any()
+    for _ in range(3):
+        network.zero_grad()
+        fill_freed_memory(math.nan)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            network(x_BCHW).float().square().sum().backward()
+        found = network[0].weight.grad
+        assert (found[dead] == 0).all()
+        assert (found - exact.weight.grad).norm() <= 0.02 * exact.weight.grad.norm()
+
+
+def fill_freed_memory(value: float) -> None:
+    """Leave `value` in what the allocator gives out next."""
+    blocks = [torch.full((2**size,), value) for size in range(6, 23, 2) for _ in range(4)]
+    del blocks
 
 
 @pytest.mark.parametrize(
