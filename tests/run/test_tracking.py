@@ -24,7 +24,7 @@ import torch
 
 from headstart.errors import UserError
 from headstart.models.backbone import Backbone, build_backbone
-from headstart.run import guard, tracking
+from headstart.run import guard, mirror, tracking
 from headstart.run.params import Params, load_params
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +44,8 @@ def place(workspace, empty_store, monkeypatch) -> Path:
     """A workspace with a store, where every call reaches MLflow at once."""
     for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(name, raising=False)
-    for name in tracking.SETTINGS:
-        monkeypatch.setenv(name, tracking.SETTINGS[name])
+    for name in mirror.SETTINGS:
+        monkeypatch.setenv(name, mirror.SETTINGS[name])
     for name in ("PATIENCE_SECONDS", "FLUSH_SECONDS", "PACE"):
         monkeypatch.setattr(guard, name, 0.0)
     shutil.copyfile(empty_store, workspace / "mlflow.db")
@@ -67,7 +67,7 @@ def with_seed(params: Params, seed: int) -> Params:
 
 
 def client_of(uri: str):
-    for name, value in tracking.SETTINGS.items():
+    for name, value in mirror.SETTINGS.items():
         os.environ.setdefault(name, value)
     with guard.quiet():
         from mlflow.tracking import MlflowClient
