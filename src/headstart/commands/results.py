@@ -1,5 +1,6 @@
 """Tables and figures of the committed rows: of each grid what its `results` name."""
 
+import argparse
 from pathlib import Path
 
 from headstart.commands.rows import FOLDER
@@ -12,7 +13,7 @@ from headstart.sweep.grid import Grid, read_grid
 OUT = Path("docs/results")
 
 
-def results() -> None:
+def results(options: argparse.Namespace) -> None:
     """Write docs/results/NAME.md and its figures for each sweeps/results/NAME.csv: equal rows give equal files."""
     files = sorted(FOLDER.glob("*.csv"))
     if not files:
