@@ -5,6 +5,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from unittest.mock import patch
 
 import torch
 
@@ -20,8 +21,8 @@ def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
     precision = "bf16" if use_bf16("auto", device) else "fp32"
     if device.type == "cpu" and not shutil.which("g++"):
         return [skipped("torch.compile", "needs a C++ compiler: g++")], precision
-    with tempfile.TemporaryDirectory() as empty:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty  # as on a machine that has not compiled this before
+    # an empty cache, as on a machine that has not compiled this before
+    with tempfile.TemporaryDirectory() as empty, patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=empty):
         return measure(device, quick), precision
 
 

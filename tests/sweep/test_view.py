@@ -102,7 +102,7 @@ def test_hours_come_from_the_benchmark_where_it_fits(tmp_path, monkeypatch):
 
 
 def test_megabytes_are_those_of_the_built_networks():
-    assert list(MEGABYTES) == list(ARCHS)
+    assert MEGABYTES.keys() <= ARCHS.keys(), "a row only saves seconds"
     for arch, megabytes in MEGABYTES.items():
         for stem in STEMS:
             assert bytes_of_backbone(arch, stem) == pytest.approx(megabytes * 1e6, rel=2e-3)
