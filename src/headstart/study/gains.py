@@ -17,8 +17,9 @@ from headstart.study.rows import COLUMNS, counted
 ARM = "arm"  # the initialisation and whether it is frozen, as one factor
 BASELINE = arm_name(*DEFAULT)
 SCORE = "probe_test_top1"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, colour-blind safe
-MARKS = "osD^vP"
+# Okabe and Ito's, colour-blind safe, grey in place of their yellow; as many marks as activations
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
+MARKS = "osD^vPX*"
 
 
 def gains(
@@ -123,8 +124,8 @@ def picture(path: Path, table: pd.DataFrame, against: str, title: str) -> None:
         shift = 0.7 * ((number + 0.5) / len(colours) - 0.5)
         y = [places.index(label) + shift for label in labels[own.index]]
         look: dict[str, Any] = {
-            "fmt": MARKS[number % 6],
-            "color": COLOURS[number % 6],
+            "fmt": MARKS[number % len(MARKS)],
+            "color": COLOURS[number % len(COLOURS)],
             "markersize": 5,
             "capsize": 2,
         }

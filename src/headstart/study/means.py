@@ -68,7 +68,9 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
     names = table[panels].astype(str).agg(", ".join, axis=1) if panels else pd.Series("", table.index)
     columns, lines = list(dict.fromkeys(names)), list(dict.fromkeys(table[colour]))
     places = list(dict.fromkeys(table[axis]))
-    size = (max(5.0, 3.6 * len(columns)), 0.6 + 2.8 * len(scores))
+    words = [str(place) or "own" for place in places]
+    width = max(3.6, 0.8 + 0.085 * max(map(len, words)) * len(words))  # inches in which the words stand side by side
+    size = (max(5.0, width * len(columns)), 0.6 + 2.8 * len(scores))
     figure = Figure(figsize=size, layout="constrained")
     joined = "-" if pd.api.types.is_numeric_dtype(table[axis]) else "none"
     grid = figure.subplots(len(scores), len(columns), squeeze=False, sharex=True, sharey="row")
@@ -80,7 +82,7 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
             spread = [own[score] - own[f"{score}_least"], own[f"{score}_greatest"] - own[score]]
             look = {"marker": MARKS[number % len(MARKS)], "color": COLOURS[number % len(COLOURS)], "markersize": 4}
             axes.errorbar(x, own[score], spread, label=str(line), capsize=2, linewidth=1.2, linestyle=joined, **look)
-        axes.set_xticks(range(len(places)), [str(place) or "own" for place in places])
+        axes.set_xticks(range(len(places)), words)
         axes.grid(alpha=0.3)
         if table[f"{score}_least"].min() * 10 < table[f"{score}_greatest"].max() and not is_share(score):
             axes.set_yscale("log")
