@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import nn
 
+from headstart.errors import UserError
 from headstart.models.autoencoder import count_parameters
-from headstart.models.backbone import build_backbone, check_forward
-from headstart.models.projector import Projector
+from headstart.models.backbone import build_backbone, check_forward, num_features
+from headstart.models.projector import Embedding, Projector, build_projector
 from headstart.run import artifacts, paths, processes, tracking
-from headstart.run.head import starting_projector
 from headstart.run.inputs import Prepared, backbone_of, load_prepared, pick_device
 from headstart.run.monitor import neighbours_monitor
 from headstart.run.params import Params, load_params
@@ -22,6 +22,7 @@ from headstart.study.pictures import image_grid
 from headstart.training.contrastive import Batches, Epoch, train_simclr, use_bf16
 from headstart.training.diagnostics import Observer
 from headstart.training.distributed import Group
+from headstart.training.initial import initial_features
 
 STAGE = "train_simclr"
 
@@ -47,7 +48,10 @@ def train(dataset: str, params: Params, group: Group, device: torch.device) -> N
     data = load_prepared(dataset, params, device)
     backbone = build_backbone(backbone_of(params), params.seed).to(device)
     check_forward(backbone, params.backbone, row.image_size)
-    projector, autoencoder_summary = starting_projector(backbone, dataset, params, data)
+    embedding, autoencoder_summary = read_autoencoder(dataset, params)
+    if params.projector.needs_features:
+        embedding = {"features": features_of(backbone, dataset, params, data)}
+    projector = head_of(params, embedding).to(device)
     views = params.views_of(dataset)
     train_batches, val_batches = (
         Batches(split, views, row.image_size, data.standardize) for split in (data.pretrain, data.val)
@@ -145,6 +149,33 @@ def summarise(
         "projector_parameters": count_parameters(projector),
         "projector_frozen": head.frozen,
     }
+
+
+def read_autoencoder(dataset: str, params: Params) -> tuple[Embedding | None, dict[str, float] | None]:
+    """Return the embedding layer that the projector starts from and the autoencoder's errors, or twice None."""
+    head = params.projector
+    folder = paths.autoencoder(dataset, head.init, head.hidden_dim)
+    if not head.needs_autoencoder:
+        return None, None
+    tensors = artifacts.read_tensors(folder / "autoencoder.safetensors", made_by="pretrain_autoencoder")
+    embedding = {name: tensors[f"embedding.{name}"] for name in ("weight", "bias")}
+    return embedding, artifacts.read_json(folder / "summary.json", made_by="pretrain_autoencoder")
+
+
+def features_of(backbone: nn.Module, dataset: str, params: Params, data: Prepared) -> torch.Tensor:
+    """Return features of training images, as the head will see them first."""
+    row = params.dataset(dataset)
+    return initial_features(
+        backbone, data.pretrain, row.image_size, data.standardize, batch_size=row.batch_size, seed=params.seed
+    )
+
+
+def head_of(params: Params, embedding: Embedding | None) -> nn.Sequential:
+    """Return the projector, or raise UserError where what it starts from does not fit its widths."""
+    try:
+        return build_projector(params.projector, num_features(params.backbone), params.seed, embedding)
+    except ValueError as error:
+        raise UserError(f"params.yaml: {error}") from None
 
 
 def checkpoint_key(dataset: str, params: Params, data: Prepared, initial: dict[str, torch.Tensor], group: Group) -> str:
