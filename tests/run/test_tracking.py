@@ -505,7 +505,7 @@ def test_a_server_that_drips_bytes_costs_seconds(place, params, monkeypatch, cap
         except OSError:
             return
 
-    monkeypatch.setattr(tracking, "PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(mirror, "PROBE_SECONDS", 1.0)
     with listener(drip) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert max(run_all(params)) < 4
