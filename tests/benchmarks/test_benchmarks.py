@@ -1,10 +1,12 @@
 """What benchmarks compare must compute the same, and what they report must be what they measured."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,3 +108,15 @@ def test_objective_is_scikit_learns():
     fit = converged_probe(data, data, [0.01], probe.NUM_CLASSES)
     least, _ = probe.theirs(data, 0.01, 1e-8)
     assert least <= probe.objective(fit.probe, data, 0.01) <= least * (1 + 1e-4)
+
+
+def test_interval_of_the_median_holds_it_in_at_least_95_of_100_samples():
+    """Of the normal distribution, whose median is 0; and the ranks of a small sample, by the binomial's table."""
+    random = np.random.default_rng(0)
+    held = 0
+    for sample in random.normal(size=(2000, 31)):
+        low, high = map(float, re.findall(r"-?\d\.\d+", measure.median_interval(list(sample))))
+        held += low <= 0 <= high
+    assert 0.95 <= held / 2000 < 0.99
+    assert measure.median_interval(range(1, 11)).endswith("2.000 to 9.000")
+    assert measure.median_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == "too few for an interval of the median"
