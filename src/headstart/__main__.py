@@ -5,6 +5,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from headstart.errors import UserError
 
@@ -25,9 +26,17 @@ def main() -> None:
         sys.exit(1)
 
 
-def parser() -> argparse.ArgumentParser:
+class CommandLine(argparse.ArgumentParser):
+    """argparse's parser, whose complaints are one line and exit status 1, as all of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the message and where the options are told."""
+        sys.exit(f"error: {message}; {self.prog} --help")
+
+
+def parser() -> CommandLine:
     """Return the command line."""
-    top = argparse.ArgumentParser(prog="python -m headstart", description=__doc__)
+    top = CommandLine(prog="python -m headstart", description=__doc__)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, (text, options) in COMMANDS.items():
         command = commands.add_parser(name, help=text)
