@@ -2,7 +2,6 @@
 
 import gc
 import json
-import math
 import os
 import platform
 import re
@@ -54,14 +53,12 @@ def spread(case: str, values: Sequence[float], unit: str, **more: object) -> Row
 
 def median_interval(values: Sequence[float]) -> str:
     """Return in words the 95 % interval of the median of independent values: two of them, by rank (the sign test)."""
-    ordered, num = sorted(values), len(values)
-    # the greatest rank below which the median falls in at most 2.5 % of samples
-    below = 0
-    while below < num // 2 and sum(math.comb(num, k) for k in range(below + 1)) / 2**num <= 0.025:
-        below += 1
-    if below == 0:
+    from scipy.stats import binom
+
+    ordered, rank = sorted(values), int(binom.ppf(0.025, len(values), 0.5))
+    if rank == 0:
         return "too few for an interval of the median"
-    return f"95 % interval of the median: {ordered[below - 1]:.3f} to {ordered[num - below]:.3f}"
+    return f"95 % interval of the median: {ordered[rank - 1]:.3f} to {ordered[-rank]:.3f}"
 
 
 def skipped(case: str, reason: str) -> Row:

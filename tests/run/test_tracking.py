@@ -67,12 +67,8 @@ def with_seed(params: Params, seed: int) -> Params:
 
 
 def client_of(uri: str):
-    for name, value in mirror.SETTINGS.items():
-        os.environ.setdefault(name, value)
     with guard.quiet():
-        from mlflow.tracking import MlflowClient
-
-        return MlflowClient(uri)
+        return mirror.client_of(uri)
 
 
 class Store:

@@ -13,7 +13,7 @@ from headstart.commands.sweep import costs
 from headstart.machine import processor
 from headstart.models.backbone import ARCHS, STEMS
 from headstart.sweep.cells import make_cells
-from headstart.sweep.estimate import MEGABYTES, bytes_of_backbone, estimate
+from headstart.sweep.estimate import MEGABYTES, bytes_of_backbone, bytes_of_weights, estimate
 from headstart.sweep.grid import read_grid
 from headstart.sweep.ledger import Finished
 from headstart.sweep.plan import make_plan
@@ -99,6 +99,14 @@ def test_hours_come_from_the_benchmark_where_it_fits(tmp_path, monkeypatch):
     machine["cores"] += 1
     (folder / "step-here.json").write_text(json.dumps({"machine": machine, "rows": rows}))
     assert all(row.seconds is None for row in estimate({cell.work for cell in paper}, tmp_path).values())
+
+
+def test_a_backbone_without_a_row_of_megabytes_is_built_to_be_counted(monkeypatch):
+    work = make_cells(read_grid(ROOT / "sweeps/digits.yaml"), ROOT)[0].work
+    by_row = bytes_of_weights(work)
+    monkeypatch.delitem(MEGABYTES, work.arch)
+    assert bytes_of_weights(work) == pytest.approx(by_row, rel=2e-3)
+    assert bytes_of_weights(work) != by_row, "a row is rounded"
 
 
 def test_megabytes_are_those_of_the_built_networks():

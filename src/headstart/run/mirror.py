@@ -95,12 +95,9 @@ class Mirror:
 
     def _connect(self) -> None:
         """Find or create experiment and parent, then deliver what waits."""
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+        self.client = client_of(self.uri)
+        from mlflow.exceptions import MlflowException  # only now: mlflow reads SETTINGS when it is imported
 
-        self.client = MlflowClient(self.uri)
         waiting = saved(self.waiting)
         self.experiment_id = self._find_experiment()
         self.parent_id = self._find_parent(min([self.started, *(record.started for _, record in waiting)]))
@@ -270,6 +267,15 @@ class Mirror:
         name = f"{result.stage} {result.dataset} (reused)"
         run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
         self.client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def client_of(uri: str) -> Any:
+    """Return MLflow's client of a store, set up not to wait, print or report home."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri)
 
 
 def store_uri() -> str:

@@ -1,6 +1,5 @@
 """What MLflow holds of the parent runs: the study's second source of rows."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,15 +58,11 @@ def all_runs(experiment: str) -> list[Any]:
     file = uri.removeprefix("sqlite:///")
     if file != uri and not Path(file).is_file():  # a client would create it
         raise UserError(f"{file}: no MLflow store; run the pipeline with tracking.enabled: true first")
-    for name, value in mirror.SETTINGS.items():
-        os.environ.setdefault(name, value)
     runs: list[Any] = []
     try:
         guard.probe(uri, mirror.PROBE_SECONDS)
         with guard.quiet():
-            from mlflow.tracking import MlflowClient
-
-            client = MlflowClient(uri)
+            client = mirror.client_of(uri)
             found = client.get_experiment_by_name(experiment)
             token = "" if found else None
             while token is not None:

@@ -123,18 +123,15 @@ def picture(path: Path, table: pd.DataFrame, against: str, title: str) -> None:
         own = table[table[last] == value]
         shift = 0.7 * ((number + 0.5) / len(colours) - 0.5)
         y = [places.index(label) + shift for label in labels[own.index]]
-        look: dict[str, Any] = {
-            "fmt": MARKS[number % len(MARKS)],
-            "color": COLOURS[number % len(COLOURS)],
-            "markersize": 5,
-            "capsize": 2,
-        }
         axes.errorbar(
             own["gain"],
             y,
             xerr=[(own["gain"] - own["low"]).fillna(0), (own["high"] - own["gain"]).fillna(0)],
             label=_word(value),
-            **look,
+            linestyle="none",
+            markersize=5,
+            capsize=2,
+            **look(number),
         )
     axes.set_yticks(range(len(places)), places)
     axes.invert_yaxis()
@@ -144,6 +141,11 @@ def picture(path: Path, table: pd.DataFrame, against: str, title: str) -> None:
     axes.legend(title=last.replace("projector_", ""), loc="best", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def look(number: int) -> dict[str, Any]:
+    """Return mark and colour of a figure's n-th level, from 0."""
+    return {"marker": MARKS[number % len(MARKS)], "color": COLOURS[number % len(COLOURS)]}
 
 
 def _word(value: object) -> str:

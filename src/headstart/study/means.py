@@ -7,7 +7,7 @@ import pandas as pd
 
 from headstart.errors import UserError
 from headstart.knobs import nearest
-from headstart.study.gains import ARM, COLOURS, MARKS, with_arm
+from headstart.study.gains import ARM, look, with_arm
 from headstart.study.rows import COLUMNS
 
 
@@ -80,8 +80,8 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
             own = table[(names == column) & (table[colour] == line)]
             x = [places.index(value) + 0.06 * (number - len(lines) / 2) for value in own[axis]]
             spread = [own[score] - own[f"{score}_least"], own[f"{score}_greatest"] - own[score]]
-            look = {"marker": MARKS[number % len(MARKS)], "color": COLOURS[number % len(COLOURS)], "markersize": 4}
-            axes.errorbar(x, own[score], spread, label=str(line), capsize=2, linewidth=1.2, linestyle=joined, **look)
+            style = {"linestyle": joined, "linewidth": 1.2, "markersize": 4, "capsize": 2, **look(number)}
+            axes.errorbar(x, own[score], spread, label=str(line), **style)
         axes.set_xticks(range(len(places)), words)
         axes.grid(alpha=0.3)
         if table[f"{score}_least"].min() * 10 < table[f"{score}_greatest"].max() and not is_share(score):
