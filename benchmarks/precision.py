@@ -14,8 +14,8 @@ from benchmarks import setting
 from benchmarks.measure import Row, skipped, spread
 from benchmarks.probe import STRENGTHS
 from headstart.data.arrays import Split, load_split
-from headstart.data.formats import digits, image_archive
-from headstart.data.pack import Packing, pack
+from headstart.ingest.formats import digits, image_archive
+from headstart.ingest.pack import Packing, pack
 from headstart.data.views import Views
 from headstart.evaluation.features import extract_features
 from headstart.evaluation.probe import Labelled, converged_probe, score

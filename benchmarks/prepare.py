@@ -25,9 +25,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks.measure import Row, in_new_process, interleave, ratios, skipped, spread
-from headstart.data.formats import Listing, image_archive
-from headstart.data.pack import Packing, pack
-from headstart.data.pickles import cifar10
+from headstart.ingest.formats import Listing, image_archive
+from headstart.ingest.pack import Packing, pack
+from headstart.ingest.pickles import cifar10
 
 BAR = 1.7
 MEMORY_BAR = 2e9

@@ -15,12 +15,12 @@ from benchmarks.measure import Row, skipped, spread
 ROOT = Path(__file__).parents[1]
 # what counts as a stage's first step: module, function that then ends the process
 FIRST_STEPS = {
-    "download": ("headstart.data.download", "record_digits"),
-    "prepare": ("headstart.data.decode", "store"),
+    "download": ("headstart.ingest.download", "record_digits"),
+    "prepare": ("headstart.ingest.decode", "store"),
     "pretrain_autoencoder": ("headstart.models.autoencoder", "mean_squared_error"),
     "train_simclr": ("headstart.training.losses", "nt_xent"),
     "fit_probe": ("headstart.data.views", "resize"),
-    "report": ("headstart.run.artifacts", "write_json"),
+    "report": ("headstart.run.files", "write_json"),
     "track": ("headstart.run.tracking", "complete"),
 }
 # ends the process at the first call of a function, under whatever names other modules have imported it by then

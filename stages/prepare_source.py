@@ -1,37 +1,35 @@
-"""Bring and decode the other dataset that autoencoders learn from, or leave a marker that there is none."""
+"""Bring and decode another dataset that autoencoders learn from, or leave a marker that there is none."""
 
-import shutil
-from pathlib import Path
+from headstart.ingest.bring import find_source, pack_source
+from headstart.ingest.pack import Packing
+from headstart.run import files, paths
+from headstart.run.inputs import Inputs
+from headstart.run.stage import progress, run_stage, say
+from headstart.settings import SAME
 
-from headstart.errors import UserError
-from headstart.run import artifacts, paths
-from headstart.run.params import Params, load_params
-from headstart.run.stage import run_stage
-from stages.download import download
-from stages.prepare import prepare
+STAGE = "prepare_source"
 
 
 def main(source: str) -> None:
     """Leave a dataset's arrays as `prepare` does; none.json for `same` and where no autoencoder is needed."""
-    params = load_params()
-    out = paths.source(source)
-    if source == "same" or not params.projector.needs_autoencoder:
-        with artifacts.write_folder(out) as folder:
-            artifacts.write_json(folder / "none.json", {"source": source})
+    inputs = Inputs(STAGE, source)
+    params, out = inputs.params, paths.source(source)
+    if source == SAME or not params.projector.needs_autoencoder:
+        with files.write_folder(out) as folder, inputs.leaving():
+            files.write_json(folder / "none.json", {"source": source})
         return
-    bring(source, params, out)
-
-
-def bring(source: str, params: Params, out: Path) -> None:
-    """Download and prepare a dataset into `out`; its archives are not kept."""
-    raw = out.parent / f".raw-{source}"  # not `.<source>.`: write_folder(out) would take it for a killed run's
-    try:
-        download(source, params, raw)()
-        prepare(source, params, raw, out)
-    except OSError as error:
-        raise UserError(f"{source}: {error}") from None
-    finally:
-        shutil.rmtree(raw, ignore_errors=True)
+    block = params.dataset(source)
+    origin = find_source(source, block, params.data, paths.main_workspace(), paths.downloads())
+    packing = Packing.of(params.data, source, block.image_size, params.seed)
+    with (
+        files.write_folder(out) as folder,
+        inputs.leaving(),
+        # not `.<name>.`: write_folder(out) would take it for a killed run's
+        files.scratch_folder(out.parent / f".raw-{source}") as raw,
+    ):
+        with files.locked(origin.shared, STAGE):
+            origin.bring(raw, progress, say)
+        pack_source(source, block.decoder, raw, folder, packing, progress, say)
 
 
 if __name__ == "__main__":

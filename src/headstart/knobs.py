@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-class _Marker:
+class Marker:
+    """What a value must be, for `check` here and for pydantic elsewhere."""
+
     def check(self, value: Any) -> Any:
         """Return the value, or raise ValueError with what is allowed."""
         raise NotImplementedError
@@ -22,7 +24,7 @@ class _Marker:
 
 
 @dataclass(frozen=True)
-class Range(_Marker):
+class Range(Marker):
     """A number between two bounds: `low <= x <= high`, or strictly above `low` where `open_low` is set."""
 
     low: float
@@ -41,7 +43,7 @@ class Range(_Marker):
 
 
 @dataclass(frozen=True)
-class Interval(_Marker):
+class Interval(Marker):
     """A pair [a, b] with `low < a <= b <= high`, or `low <= a` where `open_low` is off."""
 
     low: float
@@ -62,7 +64,7 @@ class Interval(_Marker):
 
 
 @dataclass(frozen=True)
-class OneOf(_Marker):
+class OneOf(Marker):
     """One of a table's keys; a near miss is answered with the nearest key."""
 
     table: Iterable[str] = field(hash=False)

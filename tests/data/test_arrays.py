@@ -2,9 +2,9 @@ import numpy as np
 import torch
 
 from headstart.data.arrays import Standardize, load_split
-from headstart.data.formats import digits
-from headstart.data.pack import Packing, pack
-from headstart.data.tree import SPLITS
+from headstart.ingest.formats import digits
+from headstart.ingest.pack import Packing, pack
+from headstart.ingest.tree import SPLITS
 
 
 def test_load_split_gives_what_pack_wrote(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from headstart.errors import UserError
 from headstart.study import published, rows
-from tests.data.hosts import Host, drop, refused_url
+from tests.ingest.hosts import Host, drop, refused_url
 from tests.study.runs import needs_paper
 
 HEADER = (

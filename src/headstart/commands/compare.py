@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from headstart.errors import UserError
-from headstart.run import paths
+from headstart.run import files, paths
 from headstart.study import claims, published, rows, tables
-from headstart.study.experiments import experiment_rows, read_dvc
+from headstart.study.experiments import read_dvc, tracked_rows
 
 SOURCES = {
     "published": "the paper's published runs",
@@ -24,9 +24,7 @@ def compare(options: argparse.Namespace) -> None:
         raise UserError(f"--margin {options.margin:g}: must be above 0 (accuracy points)")
     runs, notes = read(options.rows, options.published_dir)
     if options.save_rows:
-        from headstart.run import artifacts  # with torch: seconds that only this option pays
-
-        artifacts.write_text(options.save_rows, rows.to_csv(runs))
+        files.write_text(options.save_rows, rows.to_csv(runs))
     source = SOURCES.get(options.rows, options.rows)
     table = rows.finished(runs, source)
     answers = claims.evaluate(table.runs, options.claim, options.margin)
@@ -40,11 +38,11 @@ def compare(options: argparse.Namespace) -> None:
 def read_mlflow() -> list[dict[str, Any]]:
     """Return a row per dataset of every parent run in the experiment that params.yaml names, with what it took."""
     from headstart.run.params import load_params
-    from headstart.run.tracked import read_runs
+    from headstart.tracking.tracked import read_runs
 
     records = []
     for run in read_runs(load_params().tracking.experiment):
-        for row in experiment_rows(run.params, run.metrics, run.name):
+        for row in tracked_rows(run.params, run.metrics, run.facts, run.name):
             train, probe = (run.seconds.get((stage, row["dataset"])) for stage in ("train_simclr", "fit_probe"))
             row |= {"train_seconds": train, "probe_seconds": probe, "images_per_second": run.rates.get(row["dataset"])}
             row["wall_seconds"] = train + probe if train is not None and probe is not None else None

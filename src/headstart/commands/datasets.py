@@ -1,4 +1,4 @@
-"""List the datasets that params.yaml knows: what they hold, what they weigh, their licence, what is here of them."""
+"""List the datasets that datasets.yaml knows: what they hold, what they weigh, their licence, what is here of them."""
 
 import argparse
 import json
@@ -6,60 +6,46 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from headstart.data.table import KINDS
 from headstart.errors import UserError
+from headstart.ingest.decoders import DECODERS, name_of
 from headstart.run import paths
+from headstart.settings import DATASETS, SAME, read_yaml
 
 SPLITS = ("train", "val", "test", "unlabelled")
 
 
 def datasets(options: argparse.Namespace) -> None:
-    """Print one line per dataset; raises UserError where params.yaml cannot be read."""
-    print(FORMATS[options.format](read_rows(Path("params.yaml"))))
+    """Print one line per dataset; raises UserError where datasets.yaml cannot be read."""
+    print(FORMATS[options.format](read_rows(Path(DATASETS))))
 
 
-def read_rows(params: Path) -> list[dict[str, Any]]:
-    """Return what is known about each row of `data`; the file is not validated, as that takes torch and seconds.
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return what is known about each block of datasets.yaml; it is not validated whole, which takes torch and seconds.
 
     num_images: by split as published; num_bytes: to download, None where unknown; here: "no", "raw" or "prepared".
     """
+    return [_describe(path, name, block) for name, block in read_yaml(path).items() if name != SAME]
+
+
+def _describe(path: Path, name: str, block: Any) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(params.read_text(encoding="utf-8"))["data"]
-        rows = {name: row["kind"] for name, row in data.items() if isinstance(row, dict)}
-    except OSError as error:
-        raise UserError(f"{params}: {error.strerror}; run from the repository's root") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{params}: no rows of datasets in it: {' '.join(str(error).split())}") from None
-    return [_describe(name, kind) for name, kind in rows.items()]
-
-
-def _describe(name: str, kind_name: str) -> dict[str, Any]:
-    if kind_name not in KINDS:
-        raise UserError(f"params.yaml: data.{name}.kind: {kind_name!r} must be one of {', '.join(KINDS)}")
-    kind = KINDS[kind_name]
-    sizes = [archive.num_bytes for archive in kind.archives]
+        decoder, archives, about = name_of(block["decoder"]), block["archives"] or [], block["about"] or {}
+        sizes, files = [archive["num_bytes"] for archive in archives], [archive["file"] for archive in archives]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: {name}: no block of a dataset: {' '.join(str(error).split())}") from None
+    if decoder not in DECODERS:
+        raise UserError(f"{path}: {name}.decoder: {decoder!r} must be one of {', '.join(DECODERS)}")
     prepared = (paths.prepared(name) / "meta.json").is_file()
-    row: dict[str, Any] = {
+    known = ("title", "classes", "num_images", "image_size", "licence", "citation", "homepage")
+    otherwise = {"title": "your own images", "num_images": {}, "licence": "yours"}
+    return {
         "name": name,
-        "kind": kind_name,
-        "title": "your own images",
-        "classes": None,
-        "num_images": {},
-        "image_size": None,
-        "num_bytes": None if None in sizes else sum(size for size in sizes if size),
-        "licence": "yours",
-        "citation": None,
-        "homepage": None,
-        "files": [archive.file for archive in kind.archives],
+        "decoder": decoder,
+        **{key: about.get(key, otherwise.get(key)) for key in known},
+        "num_bytes": None if None in sizes else sum(sizes),
+        "files": files,
         "here": "prepared" if prepared else "raw" if paths.raw(name).is_dir() else "no",
     }
-    if about := kind.about:
-        row |= {"title": about.title, "classes": about.classes, "num_images": about.num_images}
-        row |= {"image_size": about.image_size, "licence": about.licence}
-        row |= {"citation": about.citation, "homepage": about.homepage}
-    return row
 
 
 def to_text(rows: list[dict[str, Any]]) -> str:
@@ -80,8 +66,8 @@ def to_text(rows: list[dict[str, Any]]) -> str:
     ]
     notes = [
         "",
-        "dataset: a row of params.yaml, for -S 'datasets=[NAME]'. Images by split as published: a val or test that is",
-        "missing is split off train. here: no, raw (downloaded) or prepared. Citations, pages, files: --format json.",
+        "dataset: a block of datasets.yaml, for -S 'datasets=[NAME]'. Images by split as published: a val or test that",
+        "is missing is split off train. here: no, raw (downloaded), prepared. Citations, pages, files: --format json.",
     ]
     return "\n".join(line.rstrip() for line in [*table, *notes])
 

@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
+from headstart import history, lock, settings
 from headstart.data.arrays import Standardize, load_split
-from headstart.data.table import KINDS
 from headstart.data.views import resize
 from headstart.errors import UserError
 from headstart.export import graph
 from headstart.export.bundle import CARD, ONNX, PROBE, SETTINGS, WEIGHTS, Settings, plain_network
 from headstart.export.card import Origin, model_card
 from headstart.models.backbone import Backbone, build_backbone, num_features
-from headstart.run import artifacts, paths, provenance
-from headstart.run.params import PARAMS_FILE, Params, load_params
-from headstart.run.record import leaves
-from headstart.study import experiments
+from headstart.run import files, paths, tensors
+from headstart.run.params import Params, load_params
+from headstart.tracking import provenance
 
 CHECKED_IMAGES = 16
 SCORES = ("top1", "macro_f1", "val_top1")
@@ -47,27 +45,31 @@ def export(options: argparse.Namespace) -> None:
         )
     for name in names:
         params.dataset(name)
-        check_fresh(name)
+        check_fresh(name, params)
         trained = read_trained(name, params)
-        with artifacts.write_folder(options.out / name) as folder:
+        with files.write_folder(options.out / name) as folder:
             write(folder, name, params, trained, with_graph=not missing)
         print(f"{options.out / name}: {', '.join(sorted(file.name for file in (options.out / name).iterdir()))}")
 
 
-def check_fresh(dataset: str) -> None:
-    """Raise UserError where params.yaml was edited after the results were made: the card would say what is not so."""
-    record = dict(leaves(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))))
-    if experiments.is_stale(experiments.read_lock(Path(), experiments.WORKSPACE), [dataset], record):
-        raise UserError("params.yaml was edited after the results were made: dvc repro")
+def check_fresh(dataset: str, params: Params) -> None:
+    """Raise UserError where settings were edited after the results were made: the card would say what is not so."""
+    found = history.read_workspace(Path())
+    made = next((result for result in found.results if result.dataset == dataset), None)
+    if made is None:
+        why = f": {found.left_out[0]}" if found.left_out else ""
+        raise UserError(f"{dataset}: no finished results in this workspace{why}: dvc repro")
+    if stale := lock.stale(made.entries, params.settings):
+        raise UserError(f"{stale[0]}: its settings were edited after the results were made: dvc repro")
 
 
 def read_trained(dataset: str, params: Params) -> Trained:
     """Return a dataset's trained backbone, its probe, and what is known about them."""
-    meta = artifacts.read_json(paths.prepared(dataset) / "meta.json", made_by="prepare")
-    summary = artifacts.read_json(paths.probe_metrics(dataset) / "summary.json", made_by="fit_probe")
-    state = artifacts.read_tensors(paths.simclr(dataset) / WEIGHTS, made_by="train_simclr")
-    probe = artifacts.read_tensors(paths.probe(dataset) / PROBE, made_by="fit_probe")
-    standardize = params.options.standardize
+    meta = files.read_json(paths.prepared(dataset) / "meta.json", made_by="prepare")
+    summary = files.read_json(paths.probe_metrics(dataset) / "summary.json", made_by="fit_probe")
+    state = tensors.read_tensors(paths.simclr(dataset) / WEIGHTS, made_by="train_simclr")
+    probe = tensors.read_tensors(paths.probe(dataset) / PROBE, made_by="fit_probe")
+    standardize = params.data.standardize
     settings = Settings(
         dataset=dataset,
         arch=params.backbone.arch,
@@ -87,20 +89,20 @@ def read_trained(dataset: str, params: Params) -> Trained:
 
 def write(folder: Path, dataset: str, params: Params, trained: Trained, with_graph: bool) -> None:
     """Write an export's files into a folder."""
-    artifacts.write_text(folder / SETTINGS, trained.settings.to_json())
-    artifacts.write_tensors(folder / WEIGHTS, trained.network.state_dict())
-    artifacts.write_tensors(folder / PROBE, trained.probe)
+    files.write_text(folder / SETTINGS, trained.settings.to_json())
+    tensors.write_tensors(folder / WEIGHTS, trained.network.state_dict())
+    tensors.write_tensors(folder / PROBE, trained.probe)
     if with_graph:
         x_NCHW = example_images(dataset, trained.settings)
         graph.write_graph(trained.network, x_NCHW, folder / ONNX)
         graph.check_graph(folder / ONNX, trained.network, x_NCHW)
-    files = [file.name for file in folder.iterdir()]
-    about = KINDS[params.dataset(dataset).kind].about
+    names = [file.name for file in folder.iterdir()]
+    about = params.dataset(dataset).about
     scores = {name: {key: trained.summary[name][key] for key in SCORES} for name in ("trained", "untrained")}
     card = model_card(
-        trained.settings, about, trained.meta["num_images"], recipe(dataset, params), scores, origin(trained), files
+        trained.settings, about, trained.meta["num_images"], recipe(dataset, params), scores, origin(trained), names
     )
-    artifacts.write_text(folder / CARD, card)
+    files.write_text(folder / CARD, card)
 
 
 def example_images(dataset: str, settings: Settings) -> torch.Tensor:
@@ -113,12 +115,10 @@ def example_images(dataset: str, settings: Settings) -> torch.Tensor:
 
 
 def recipe(dataset: str, params: Params) -> dict[str, Any]:
-    """Return the parameters that made the weights and the probe."""
-    row = {name: value for name, value in params.raw["data"][dataset].items() if name != "path"}
-    sections = {name: params.raw[name] for name in ("backbone", "projector", "autoencoder", "simclr", "probe")}
-    named = {"recipe": params.recipe, "seed": params.seed, **sections, f"data.{dataset}": row}
-    named[f"views.{row['views']}"] = params.raw["views"][row["views"]]
-    return dict(leaves(named))
+    """Return the settings that made the weights and the probe."""
+    tree = settings.with_overrides(params.settings, {"datasets": [dataset]})
+    keys = settings.flat(settings.of_run(tree))
+    return settings.without(keys, "datasets", "device", "tracking", f"{settings.DATASETS}:{dataset}.path")
 
 
 def origin(trained: Trained) -> Origin:

@@ -9,8 +9,8 @@ from headstart.errors import UserError
 from headstart.export.bundle import read_bundle
 from headstart.export.predict import Predictions, find_images
 from headstart.export.predict import predict as predictions_of
-from headstart.run import artifacts
-from headstart.run.inputs import pick_device
+from headstart.run import files
+from headstart.run.processes import pick_device
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -22,7 +22,7 @@ def predict(options: argparse.Namespace) -> None:
         raise UserError(f"--out {out}: must end in {' or '.join(SUFFIXES)}")
     bundle = read_bundle(options.model)
     found = predictions_of(bundle, find_images(options.images), pick_device(options.device))
-    with artifacts.atomic(out) as temporary:
+    with files.atomic(out) as temporary:
         (write_npz if out.suffix == ".npz" else write_parquet)(found, temporary)
     labels = "" if found.probabilities is None else f", probabilities of {len(found.classes)} classes"
     print(f"{out}: {found.features.shape[1]} features of {len(found.paths)} images{labels}")

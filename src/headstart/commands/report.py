@@ -7,7 +7,7 @@ import pandas as pd
 
 from headstart.commands.compare import SOURCES, read
 from headstart.errors import UserError
-from headstart.run import artifacts, paths
+from headstart.run import files, paths
 from headstart.study import claims, curves, figures, gradients, page, rows
 from headstart.study.comparison import comparison
 from headstart.study.page import Picture
@@ -40,8 +40,8 @@ def report(options: argparse.Namespace) -> None:
         pictures=workspace_pictures() if own else [],
         flows=_flows(data.runs) if own else [],
     )
-    artifacts.write_text(out, page.to_html(content))
-    artifacts.write_text(out.with_suffix(".md"), page.to_markdown(content, out.name))
+    files.write_text(out, page.to_html(content))
+    files.write_text(out.with_suffix(".md"), page.to_markdown(content, out.name))
     count, text = rows.counted(len(data.runs), "run"), out.with_suffix(".md")
     print(f"{out}: {count}, {out.stat().st_size / 1e6:.2f} MB; the same as text: {text}")
 

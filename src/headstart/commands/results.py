@@ -5,7 +5,7 @@ from pathlib import Path
 
 from headstart.commands.rows import FOLDER
 from headstart.errors import UserError
-from headstart.run.artifacts import write_text
+from headstart.run.files import write_text
 from headstart.run.stage import say
 from headstart.study import claims, gains, means, rows, tables
 from headstart.sweep.grid import Grid, read_grid

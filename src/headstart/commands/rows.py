@@ -11,7 +11,7 @@ import pandas as pd
 from headstart.commands.compare import read
 from headstart.errors import UserError
 from headstart.machine import processor
-from headstart.run.artifacts import write_text
+from headstart.run.files import write_text
 from headstart.run.stage import say
 from headstart.study import rows
 from headstart.sweep.cells import Cell, differing, load_cells, make_cells

@@ -1,1 +1,4 @@
-"""Bytes on a host -> one uint8 array per split -> views on the device."""
+"""The prepared images: one uint8 array per split, and views of them on the device."""
+
+SPLITS = ("train", "val", "test")
+UNLABELLED = "unlabelled"  # a split for pretraining alone, where a dataset publishes one

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.data.catalogue import About
 from headstart.export.bundle import ONNX, PROBE, SETTINGS, WEIGHTS, Settings
+from headstart.ingest.decoders import About
 from headstart.models.timm_models import PREFIX
 
 # what torchvision's ResNet must be given before the weights fit

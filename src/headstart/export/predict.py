@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from headstart.data.arrays import Standardize
-from headstart.data.decode import FORMATS, UnreadableError, decode
-from headstart.data.tree import is_clutter
 from headstart.data.views import resize
 from headstart.errors import UserError
 from headstart.export.bundle import Bundle, Settings, probabilities
+from headstart.ingest.decode import FORMATS, UnreadableError, decode
+from headstart.ingest.tree import is_clutter
 
 BATCH = 256
 

@@ -69,7 +69,7 @@ class Backbone:
         return self.arch.startswith(PREFIX)
 
 
-def check_image_size(backbone: Backbone, image_size: int, key: str = "data.<dataset>.image_size") -> None:
+def check_image_size(backbone: Backbone, image_size: int, key: str = "datasets.yaml: <dataset>.image_size") -> None:
     """Raise UserError, naming `key`, where the third of the four stages has no pixel of its own (it runs on any).
 
     Also for a stem where there is none to choose. What timm's models need is not known here: see `check_forward`.
@@ -85,7 +85,7 @@ def check_image_size(backbone: Backbone, image_size: int, key: str = "data.<data
     if image_size < least:
         smaller = [stem for stem, factor in STEM_REDUCTION.items() if factor < STEM_REDUCTION[backbone.stem]]
         raise UserError(
-            f"params.yaml: {key}: {image_size} is too small for backbone.stem {backbone.stem}: must be at least {least}"
+            f"{key}: {image_size} is too small for backbone.stem {backbone.stem}: must be at least {least}"
             + (f", or choose stem {' or '.join(smaller)}" if smaller else "")
         )
 

@@ -1,1 +1,1 @@
-"""How a run touches the world: parameters, paths, files, progress, the tracker."""
+"""How a run touches the world: settings, paths, files, processes, progress. It decides no number."""

@@ -1,4 +1,4 @@
-"""params.yaml, read once, validated whole, resolved for one recipe and one dataset.
+"""The settings as the stages use them: read once, validated whole, resolved for one recipe and one dataset.
 
 A knob may be given per recipe (`{default: 40, paper: 150}`): `load_params` picks the value of the active recipe before
 anything is checked. Every error names the file, the key, the value and what is allowed.
@@ -6,28 +6,28 @@ anything is checked. Every error names the file, the key, the value and what is 
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 import pydantic.dataclasses
-import yaml
 
-from headstart.data.table import KINDS
+from headstart import settings
 from headstart.data.views import Views
 from headstart.errors import UserError
 from headstart.evaluation.probe import Probe
+from headstart.ingest.decoders import About, Chosen, KnownDecoder
+from headstart.ingest.sources import Archive
 from headstart.knobs import OneOf, Range, nearest
 from headstart.models.autoencoder import AUTOENCODERS
 from headstart.models.backbone import Backbone, check_image_size
 from headstart.models.projector import Projector
+from headstart.run import paths
+from headstart.settings import DATASETS, PARAMS, RECIPES, SAME, Tree
 from headstart.training.contrastive import SimCLR
 from headstart.training.diagnostics import Diagnostics
 from headstart.training.reconstruction import Reconstruction
-
-PARAMS_FILE = Path("params.yaml")
-RECIPES = ("default", "paper")
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,23 @@ class Autoencoder(Reconstruction):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A row of `data`: which decoder reads it (a row of KINDS), where it lies, how it is trained on."""
+    """A block of datasets.yaml: which decoder reads it, where it comes from, how it is trained on, what is known of it.
 
-    kind: Annotated[str, OneOf(KINDS)]
+    archives: the published files, None where there are none; path: of the user's own images; about: None for those.
+    """
+
+    decoder: Annotated[Chosen, KnownDecoder()]
+    archives: tuple[Archive, ...] | None
     path: str | None
     image_size: Annotated[int, Range(4, 1024)]
     batch_size: Annotated[int, Range(2)]
     views: str
+    about: About | None
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What holds for every dataset; same: no dataset, and no name for one."""
+    """What holds for every dataset."""
 
     standardize: bool
     archives: str | None
@@ -59,7 +64,6 @@ class DataOptions:
     stored_size: Annotated[int, Range(4)] | None
     val_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
     test_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
-    same: None
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,10 @@ class Tracking:
 # nested standard dataclasses take over this configuration
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False))
 class Params:
-    """The whole file for the active recipe; `raw` is that resolved tree of plain values, for the tracker."""
+    """Both files for the active recipe; rows: datasets.yaml's blocks by name.
+
+    settings: the same as they stand in the files, for `settings.deciding` and the tracker.
+    """
 
     datasets: list[str]
     recipe: Annotated[str, OneOf(RECIPES)]
@@ -87,92 +94,55 @@ class Params:
     autoencoder: Autoencoder
     probe: Probe
     views: dict[str, Views]
-    options: DataOptions
-    data: dict[str, Dataset]
+    data: DataOptions
     tracking: Tracking
-    raw: dict[str, Any]
+    rows: dict[str, Dataset]
+    settings: dict[str, Any]
 
     def dataset(self, name: str) -> Dataset:
-        """Return the row of a dataset, or raise UserError with the known ones."""
-        if name not in self.data:
-            raise UserError(_line("datasets", name, f"must be one of {', '.join(self.data)}{nearest(name, self.data)}"))
-        return self.data[name]
+        """Return the block of a dataset, or raise UserError with the known ones."""
+        if name not in self.rows:
+            raise UserError(_line("datasets", name, f"must be one of {', '.join(self.rows)}{nearest(name, self.rows)}"))
+        return self.rows[name]
 
     def views_of(self, name: str) -> Views:
         """Return how the views of a dataset are drawn."""
         return self.views[self.dataset(name).views]
 
+    def backbone_here(self) -> Backbone:
+        """Return the backbone's settings; a relative path of weights starts at the main workspace, as all paths do."""
+        weights = self.backbone.weights
+        if weights in ("none", "imagenet1k"):
+            return self.backbone
+        return replace(self.backbone, weights=str(paths.main_workspace() / Path(weights).expanduser()))
 
-def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Return the validated parameters; raises UserError with one line for the first thing that is wrong."""
-    return to_params(read_yaml(path))
+
+def load_params(root: Path = Path()) -> Params:
+    """Return the validated settings below `root`; raises UserError with one line for the first thing that is wrong."""
+    return to_params(settings.read_settings(root))
 
 
-def to_params(tree: dict[str, Any]) -> Params:
-    """Return the validated parameters of a tree as the file holds it; raises UserError as `load_params` does."""
-    for key in ("recipe", "data"):
-        if key not in tree:
-            raise UserError(f"params.yaml: {key}: missing key")
-    recipe = tree["recipe"]
+def to_params(tree: Tree) -> Params:
+    """Return the validated settings of a tree as the files hold it; raises UserError as `load_params` does."""
+    if "recipe" not in tree[PARAMS]:
+        raise UserError(f"{PARAMS}: recipe: missing key")
+    recipe = tree[PARAMS]["recipe"]
     try:
         OneOf(RECIPES).check(recipe)
     except ValueError as error:
         raise UserError(_line("recipe", recipe, str(error))) from None
-    raw = of_recipe(tree, str(recipe))
-    sections = dict(raw)
-    rows = sections.get("data")
-    if not isinstance(rows, dict):
-        raise UserError(_line("data", rows, "must be a mapping"))
-    option_names = DataOptions.__dataclass_fields__
-    for key, value in rows.items():
-        if key not in option_names and not isinstance(value, dict):
-            allowed = f"must be a mapping (a dataset's row); options here: {', '.join(option_names)}"
-            raise UserError(_line(f"data.{key}", value, f"{allowed}{nearest(str(key), option_names)}"))
-    sections["options"] = {key: value for key, value in rows.items() if key in option_names}
-    sections["data"] = {key: value for key, value in rows.items() if key not in option_names}
+    values = settings.resolved(tree)
+    rows = {name: block for name, block in values[DATASETS].items() if name != SAME}
+    for name, block in rows.items():
+        if not isinstance(block, dict):
+            raise UserError(_line(f"{DATASETS}:{name}", block, "must be a mapping: a dataset's block"))
     try:
-        params = _ADAPTER.validate_json(json.dumps({**sections, "raw": raw}, default=str), strict=True)
+        whole = {**values[PARAMS], "rows": rows, "settings": tree}
+        params = _ADAPTER.validate_json(json.dumps(whole, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise UserError(_explain(error)) from None
     _check_references(params)
     return params
-
-
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML 1.2 floats: PyYAML alone reads the `1e-05` that DVC writes as a string."""
-
-
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-_INT = r"[-+]?[0-9]+$"
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?!{_INT})({_FLOAT})$"), list("-+.0123456789"))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a YAML file that holds a mapping, or raise UserError."""
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; run from the repository's root") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: must be a mapping of sections")
-    return tree
-
-
-def of_recipe(node: Any, recipe: str, key: str = "") -> Any:
-    """Return a tree with every mapping of recipe names replaced by the value of the active one."""
-    if not isinstance(node, dict):
-        return node
-    if node and set(node) & set(RECIPES):
-        if set(node) != set(RECIPES):
-            raise UserError(_line(key, node, f"a value per recipe needs exactly the keys {', '.join(RECIPES)}"))
-        return node[recipe]
-    return {name: of_recipe(value, recipe, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
 
 
 # JSON mode: the only strict mode that makes dataclasses of mappings, and still takes no "3" for 3
@@ -188,9 +158,10 @@ def _explain(error: pydantic.ValidationError) -> str:
     key = ".".join(where)
     if unknown:
         known = _known_keys(where[:-1])
-        return f"params.yaml: {key}: unknown key{nearest(where[-1], known)}; allowed here: {', '.join(known)}"
+        allowed = f"allowed here: {', '.join(known)}"
+        return f"{settings.file_and_key(key)}: unknown key{nearest(where[-1].rpartition(':')[2], known)}; {allowed}"
     if problem["type"] in ("missing", "missing_argument"):
-        return f"params.yaml: {key}: missing key"
+        return f"{settings.file_and_key(key)}: missing key"
     # a union has one problem per alternative
     messages = [_wording(other["msg"]) for other in problems if _key_parts(other) == where]
     return _line(
@@ -203,9 +174,9 @@ def _key_parts(problem: Any) -> list[str]:
     parts = [
         str(part)
         for part in problem["loc"]
-        if not re.match(r"function-|literal\[|bool$|int$|constrained|nullable", str(part))
+        if not re.match(r"function-|literal\[|bool$|int$|str$|dict\[|constrained|nullable", str(part))
     ]
-    return ["data", *parts[1:]] if parts[:1] == ["options"] else parts
+    return [f"{DATASETS}:{parts[1]}", *parts[2:]] if parts[:1] == ["rows"] and len(parts) > 1 else parts
 
 
 def _wording(message: str) -> str:
@@ -229,16 +200,17 @@ def _known_keys(where: list[str]) -> list[str]:
         "autoencoder": Autoencoder,
         "probe": Probe,
         "views": Views,
-        "data": Dataset,
+        "data": DataOptions,
         "tracking": Tracking,
     }
     if not where:
-        return [name for name in Params.__dataclass_fields__ if name not in ("options", "raw")]
-    return list(sections[where[0]].__dataclass_fields__)
+        return [name for name in Params.__dataclass_fields__ if name not in ("rows", "settings")]
+    inner = {"about": About, "archives": Archive}.get(where[1], Dataset) if len(where) > 1 else Dataset
+    return list(sections.get(where[0], inner).__dataclass_fields__)
 
 
 def _line(key: str, value: Any, allowed: str) -> str:
-    return f"params.yaml: {key}: {value!r} {allowed}"
+    return f"{settings.file_and_key(key)}: {value!r} {allowed}"
 
 
 def _check_references(params: Params) -> None:
@@ -248,15 +220,15 @@ def _check_references(params: Params) -> None:
     if len(set(params.datasets)) != len(params.datasets):
         raise UserError(_line("datasets", params.datasets, "must not name a dataset twice"))
     for name in params.datasets:
-        check_image_size(params.backbone, params.dataset(name).image_size, f"data.{name}.image_size")
+        check_image_size(params.backbone, params.dataset(name).image_size, f"{DATASETS}: {name}.image_size")
     _check_projector(params)
-    _check_mirror(params.options.mirror)
-    if "mean" in params.data:
-        raise UserError("params.yaml: data.mean: no name for a dataset: metrics.json has its mean over datasets there")
-    for name, row in params.data.items():
+    _check_mirror(params.data.mirror)
+    if "mean" in params.rows:
+        raise UserError(f"{DATASETS}: mean: no name for a dataset: metrics.json has its mean over datasets there")
+    for name, row in params.rows.items():
         if row.views not in params.views:
             allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
-            raise UserError(_line(f"data.{name}.views", row.views, allowed))
+            raise UserError(_line(f"{DATASETS}:{name}.views", row.views, allowed))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", params.device):
         raise UserError(_line("device", params.device, "must be auto, cpu, cuda or cuda:N"))
     _check_probe(params)
@@ -274,8 +246,8 @@ def _check_projector(params: Params) -> None:
     if head.position >= head.num_layers:
         allowed = f"must be below projector.num_layers, {head.num_layers}: the last layer is not initialised by init"
         raise UserError(_line("projector.position", head.position, allowed))
-    if seen != "same" and seen not in params.data:
-        allowed = f"must be same or one of {', '.join(params.data)}{nearest(seen, ['same', *params.data])}"
+    if seen != SAME and seen not in params.rows:
+        allowed = f"must be {SAME} or one of {', '.join(params.rows)}{nearest(seen, [SAME, *params.rows])}"
         raise UserError(_line("projector.autoencoder_dataset", seen, allowed))
     if params.simclr.optimizer == "adamw" and params.simclr.momentum == 1:
         raise UserError(_line("simclr.momentum", params.simclr.momentum, "must be below 1: it is adamw's beta 1"))
@@ -283,8 +255,8 @@ def _check_projector(params: Params) -> None:
 
 def _check_probe(params: Params) -> None:
     for name in params.probe.datasets:
-        if name not in params.data:
-            allowed = f"must be one of {', '.join(params.data)}{nearest(name, params.data)}"
+        if name not in params.rows:
+            allowed = f"must be one of {', '.join(params.rows)}{nearest(name, params.rows)}"
             raise UserError(_line("probe.datasets", name, allowed))
     if len(set(params.probe.datasets)) != len(params.probe.datasets):
         raise UserError(_line("probe.datasets", params.probe.datasets, "must not name a dataset twice"))

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 METRICS = Path("metrics/metrics.json")
+ALL = Path("metrics/all.json")
 REPORT = Path("metrics/report.md")
 PAGE = Path("metrics/report.html")
 PLOTS = Path("metrics/plots")
@@ -83,3 +84,8 @@ def probe_metrics(dataset: str) -> Path:
 def transfer_metrics(source: str, target: str) -> Path:
     """Return the folder of a backbone's scores on another dataset; beside those of probes, where `report` looks."""
     return Path("metrics/probe") / f"{source}-on-{target}"
+
+
+def used(stage: str, name: str) -> Path:
+    """Return the file in which a stage says which settings and code made its outs; name: the element of its matrix."""
+    return Path("metrics/used") / stage / f"{name}.json"

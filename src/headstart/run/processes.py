@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from headstart.errors import UserError
-from headstart.run.params import Params
+from headstart.memory import keep_freed_memory
 from headstart.training.distributed import ALONE, Group
 
 LAUNCHER = "HEADSTART_LAUNCHER"  # set in the environment of processes that `launch` started
@@ -34,12 +34,30 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def check_batch(params: Params, dataset: str, num: int) -> None:
+def pick_device(name: str) -> torch.device:
+    """Return the device that params.yaml names; `auto` is the first CUDA device where there is one.
+
+    A process that will train on the CPU is told to keep the memory that it frees.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"params.yaml: device: {name!r} but torch sees no CUDA device; use auto or cpu")
+    device = torch.device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"params.yaml: device: {name!r} but there are {torch.cuda.device_count()} CUDA devices, from cuda:0"
+        )
+    return device
+
+
+def check_batch(dataset: str, batch_size: int, num: int) -> None:
     """Raise UserError where a dataset's batch cannot be shared equally by `num` processes."""
-    batch_size = params.dataset(dataset).batch_size
     if batch_size % num:
         raise UserError(
-            f"params.yaml: data.{dataset}.batch_size: {batch_size} must be divisible by {num}, "
+            f"datasets.yaml: {dataset}.batch_size: {batch_size} must be divisible by {num}, "
             "the number of processes (simclr.num_processes, or torchrun's)"
         )
 
@@ -83,6 +101,16 @@ def launch(stage: str, dataset: str, num: int) -> None:
             raise UserError(_first_failure(error.failures)) from None
         except SignalException:
             raise KeyboardInterrupt from None
+
+
+def shared_out(stage: str, dataset: str, batch_size: int, num: int, device: torch.device) -> bool:
+    """Return whether `num` processes were launched and have done a stage's work; not by one of them, nor of one."""
+    if num == 1 or launched():
+        return False
+    check_batch(dataset, batch_size, num)
+    check_devices(device, num)
+    launch(stage, dataset, num)
+    return True
 
 
 @contextmanager

@@ -5,7 +5,8 @@ import inspect
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import tqdm
@@ -28,6 +29,36 @@ def run_stage(main: Callable[..., None]) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; run the same command again to go on")
+
+
+class Follower:
+    """How a training goes, for those who watch: a bar, and the seconds of its epochs."""
+
+    def __init__(self, bar: "tqdm.tqdm[Any]", on_epoch: Callable[[], object]):
+        self._bar, self._on_epoch, self._watch = bar, on_epoch, Stopwatch()
+
+    def at(self, place: int) -> None:
+        """Move the bar to a step or epoch, counted from 0."""
+        self._bar.update(place - self._bar.n)
+
+    def epoch(self, place: int | None = None, **numbers: float) -> float:
+        """Note that an epoch has ended, show numbers of it, and return the seconds that it took; place: as of `at`."""
+        if place is not None:
+            self.at(place)
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()})
+        self._on_epoch()
+        return self._watch.lap()
+
+    def seconds(self) -> float:
+        """Return the median seconds of an epoch."""
+        return self._watch.median()
+
+
+@contextmanager
+def following(total: int, what: str, unit: str, on_epoch: Callable[[], object]) -> Iterator[Follower]:
+    """Yield what shows how a training goes, in steps or epochs of `total`; on_epoch is called after each epoch."""
+    with progress(total, what, unit) as bar:
+        yield Follower(bar, on_epoch)
 
 
 class Stopwatch:

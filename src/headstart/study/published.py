@@ -9,9 +9,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from headstart.data.sources import Archive, Sources, fetch_archives
-from headstart.data.transfer import Patience
 from headstart.errors import UserError
+from headstart.ingest.sources import Archive, Sources, fetch_archives
+from headstart.ingest.transfer import Patience
 
 # Equal at both commits of that repository.
 COMMIT = "b08a16bacb68b1e0b18f3a113c192d68b32c31de"

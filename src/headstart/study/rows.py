@@ -111,6 +111,9 @@ COLUMNS = {
     "shift_top1": Column(_number, _SHARE),  # mean over those of the same classes: the run's own probe, as it is
     "early_gradient_ratio": Column(_number, _SIZE),  # geometric mean over the first steps, as gradients.early says
     "early_saturated": Column(_number, _SHARE),
+    "precision": Column(_text),  # in which the backbone was really trained: fp32 or bf16
+    "identity": Column(_text),  # of the sweep's cell that the row is of: what decided its numbers, but for the arrays
+    "arrays": Column(_text),  # digest of the prepared arrays
 }
 _LOSSES = ("train_loss", "val_loss")
 
@@ -210,6 +213,9 @@ def finished(rows: pd.DataFrame, source: str) -> Table:
         raise UserError(f"{source}: no finished run ({counted(len(rows), 'row')} read)")
     runs["failed"] = _failed(runs)
     protocols = runs["protocol"].nunique()
+    mixed = runs[runs["precision"] != ""].groupby(CELL)["precision"].nunique()
+    if (mixed > 1).any():
+        notes.append(f"In {counted(int((mixed > 1).sum()), 'setting')} pairs mix precisions (column `precision`).")
     if protocols > 1:
         notes.append(f"The runs follow {protocols} protocols (recipes); runs are compared within one.")
     return Table(runs, notes)

@@ -1,21 +1,25 @@
 """A grid's cells: each one experiment on one dataset, known by what decides its numbers."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from headstart import lock, settings
+from headstart.data import UNLABELLED
 from headstart.errors import UserError
 from headstart.knobs import nearest
-from headstart.run.artifacts import digest, write_text
-from headstart.run.params import Params, read_yaml, to_params
-from headstart.sweep import pipeline
+from headstart.run.files import write_text
+from headstart.settings import DATASETS, PARAMS, RECIPES, Tree
 from headstart.sweep.grid import Grid, Overrides
-from headstart.sweep.pipeline import Pipeline
+from headstart.sweep.pipeline import Pipeline, read_pipeline
 
+if TYPE_CHECKING:
+    from headstart.run.params import Params
+
+VAL_SHARE = 0.1  # of the train split, where the dataset publishes no val split
 DIGITS = 10  # of the identity, in a name: among 10,000 cells two are alike with probability 5e-5
 
 
@@ -23,11 +27,12 @@ DIGITS = 10  # of the identity, in a name: among 10,000 cells two are alike with
 class Work:
     """What decides how long a cell takes on a given machine.
 
-    evaluation: a digest of the probe's and the diagnostics' settings; autoencoder: architecture and epochs, if needed.
+    num_train: images that SimCLR trains on, None where that is not known beforehand; evaluation: a digest of the
+    probe's and the diagnostics' settings; autoencoder: architecture and epochs, if needed.
     """
 
     dataset: str
-    kind: str
+    num_train: int | None
     arch: str
     stem: str
     image_size: int
@@ -41,38 +46,42 @@ class Work:
 class Cell:
     """One experiment of a sweep.
 
-    name: the DVC experiment's; overrides: key of params.yaml -> value; identity: of all that decides its numbers;
-    autoencoder: of the trained autoencoder that it needs, None where it needs none. Cells with equal ones share it.
+    name: the DVC experiment's; overrides: key, as -S spells it -> value; identity: of what decides its numbers, but for
+    the prepared arrays; arrays: their digest, empty where they are not known here; autoencoder: of the trained
+    autoencoder that it needs, None where it needs none. Cells with equal ones share it.
     """
 
     name: str
     overrides: Overrides = field(hash=False)
     identity: str
+    arrays: str
     dataset: str
     autoencoder: str | None
     work: Work | None = None
 
 
 def make_cells(grid: Grid, root: Path = Path()) -> tuple[Cell, ...]:
-    """Return the cells of a grid over the params.yaml, dvc.yaml and code below `root`, in the grid's order.
+    """Return the cells of a grid over the settings, dvc.yaml and code below `root`, in the grid's order.
 
     Cells that come to the same settings, as `freeze: auto` and what it means, are one. Raises UserError, before
-    anything runs, for a key that params.yaml does not have and for the first cell whose parameters are not valid.
+    anything runs, for a key that no file of settings has and for the first cell whose parameters are not valid.
     """
-    tree = read_yaml(root / "params.yaml")
+    from headstart.run.params import to_params  # with torch: seconds that nobody pays who only looks
+
+    tree = settings.read_settings(root)
     to_params(tree)  # what is wrong from here on is the grid's
     stages = read_pipeline(root)
     _check_keys(grid, tree)
     cells: dict[str, Cell] = {}
     for overrides in grid.cells():
-        changed = pipeline.with_overrides(tree, overrides)
+        changed = settings.with_overrides(tree, overrides)
         try:
             params = _validated(changed, overrides)
         except UserError as error:
-            raise UserError(f"{grid.path}: {str(error).removeprefix('params.yaml: ')}") from None
+            raise UserError(f"{grid.path}: {str(error).removeprefix(f'{PARAMS}: ')}") from None
         if len(params.datasets) != 1:
             raise UserError(f"{grid.path}: datasets: params.yaml has {params.datasets}; make one fixed, or an axis")
-        cell = _cell(grid.name, overrides, work_of(params, params.datasets[0]), stages, changed)
+        cell = _cell(grid.name, overrides, params, stages, changed)
         cells.setdefault(cell.name, cell)
     return tuple(cells.values())
 
@@ -93,27 +102,28 @@ def set_params(cell: Cell) -> list[str]:
     return exp_run_arguments(cell)[1::2]
 
 
-def read_pipeline(root: Path) -> Pipeline:
-    """Return dvc.yaml below `root` with the hashes of the code that it names, as DVC computes them."""
-    definition = read_yaml(root / "dvc.yaml")
-    named = {dep for stage in definition["stages"].values() for dep in stage.get("deps", []) if isinstance(dep, str)}
-    return Pipeline(definition, {dep: _md5(root / dep) for dep in named if (root / dep).is_file()})
-
-
-def work_of(params: Params, dataset: str) -> Work:
+def work_of(params: "Params", dataset: str) -> Work:
     """Return what a run on a dataset has to do."""
     row, coder = params.dataset(dataset), params.autoencoder
+    values = settings.resolved({PARAMS: params.settings[PARAMS]})[PARAMS]
     return Work(
         dataset,
-        row.kind,
+        num_train(row.about.num_images) if row.about else None,
         params.backbone.arch,
         params.backbone.stem,
         row.image_size,
         row.batch_size,
         params.simclr.epochs,
-        digest(params.raw["probe"], params.raw.get("diagnostics"))[:8],
+        settings.digest(values["probe"], values.get("diagnostics"))[:8],
         f"{coder.arch}, {coder.epochs} epochs" if params.projector.needs_autoencoder else "",
     )
+
+
+def num_train(num_images: Mapping[str, int]) -> int:
+    """Return how many images SimCLR trains on, from the numbers of images by split as they are published."""
+    if UNLABELLED in num_images:
+        return num_images[UNLABELLED]
+    return num_images["train"] if "val" in num_images else round(num_images["train"] * (1 - VAL_SHARE))
 
 
 def save_cells(cells: Iterable[Cell], file: Path) -> None:
@@ -130,46 +140,50 @@ def load_cells(file: Path) -> tuple[Cell, ...]:
     return tuple(Cell(**{**row, "work": Work(**row["work"]) if row["work"] else None}) for row in rows)
 
 
-def _cell(sweep: str, overrides: Overrides, work: Work, stages: Pipeline, tree: Mapping[str, Any]) -> Cell:
-    chosen = pipeline.involved(stages.entries(tree), work.dataset)
-    identity = pipeline.identity(chosen)
-    last = pipeline.autoencoder_of(chosen)
+def _cell(sweep: str, overrides: Overrides, params: "Params", stages: Pipeline, tree: Tree) -> Cell:
+    dataset, head = params.datasets[0], params.projector
+    chosen = lock.involved(stages.entries(tree), dataset, head.needs_autoencoder)
+    identity = lock.identity(chosen, head.frozen, head.needs_autoencoder)
+    last = lock.autoencoder_of(chosen)
     shared = None
     if last is not None:
-        (out,) = last.outs
-        width = out.rpartition("-")[2]  # the initialisation in the path decides nothing of the training
-        key = pipeline.identity(pipeline.upstream(chosen, last), leave_out=("projector.init",))
-        shared = f"{last.dataset}-{width}-{tree['seed']}-{key[:8]}"
-    return Cell(f"{sweep}-{identity[:DIGITS]}", overrides, identity, work.dataset, shared, work)
+        # the initialisation, in the name of the stage's out, decides nothing of the training
+        key = lock.identity(lock.upstream(chosen, last), head.frozen, True, "projector.init")
+        shared = f"{dataset}-{head.hidden_dim}-{params.seed}-{key[:8]}"
+    name = f"{sweep}-{identity[:DIGITS]}"
+    return Cell(name, overrides, identity, lock.arrays(chosen), dataset, shared, work_of(params, dataset))
 
 
-def _validated(tree: Mapping[str, Any], overrides: Overrides) -> Params:
-    """The validated parameters of a cell, over a file that is valid: most rows of `data` need no second look."""
-    named = {key.split(".")[1] for key in overrides if key.startswith("data.")}
-    for value in (*overrides.values(), *(tree.get("datasets") or [])):
+def _validated(tree: Tree, overrides: Overrides) -> "Params":
+    """The validated settings of a cell, over files that are valid: most blocks need no second look."""
+    from headstart.run.params import to_params
+
+    named = {key.removeprefix(f"{DATASETS}:").split(".")[0] for key in overrides if key.startswith(f"{DATASETS}:")}
+    for value in (*overrides.values(), *(tree[PARAMS].get("datasets") or [])):
         named |= set(value if isinstance(value, list) else [value])
-    rows = {key: row for key, row in tree["data"].items() if not isinstance(row, dict) or key in named}
+    blocks = {key: block for key, block in tree[DATASETS].items() if key in named}
     try:
-        return to_params({**tree, "data": rows})
+        return to_params({**tree, DATASETS: blocks})
     except UserError:
-        return to_params(dict(tree))  # may name a row that was left out; an error names all rows
+        return to_params(tree)  # may name a block that was left out; an error names all blocks
 
 
-def _check_keys(grid: Grid, tree: Mapping[str, Any]) -> None:
+def _check_keys(grid: Grid, tree: Tree) -> None:
     """Every key must be there: DVC would refuse a misspelt one at each cell."""
     places = [
         ("fixed", grid.fixed),
         ("axes", grid.axes),
         *((f"include[{n}]", row) for n, row in enumerate(grid.include)),
     ]
-    known = list(_keys(tree))
+    known = [*_keys(tree[PARAMS]), *(f"{DATASETS}:{key}" for key in _keys(tree[DATASETS]))]
     for place, keys in places:
         for key in keys:
             if key not in known:
                 close = nearest(key, known)
-                raise UserError(f"{grid.path}: {place}.{key}: no such key in params.yaml{close}")
-            if isinstance(pipeline.lookup(tree, key), dict) and set(pipeline.lookup(tree, key)) != {"default", "paper"}:
-                raise UserError(f"{grid.path}: {place}.{key}: a section of params.yaml; name one of its keys")
+                raise UserError(f"{grid.path}: {place}.{key}: no such key in {PARAMS} or {DATASETS}{close}")
+            value = settings.lookup(tree, key)
+            if isinstance(value, dict) and set(value) != set(RECIPES):
+                raise UserError(f"{grid.path}: {place}.{key}: a section; name one of its keys")
 
 
 def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
@@ -200,7 +214,3 @@ def _override(value: Any) -> str:
     ):
         return f"'{value}'"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

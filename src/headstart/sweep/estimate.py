@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from headstart.data.table import KINDS
+from headstart import settings
 from headstart.errors import UserError
 from headstart.machine import processor
 from headstart.models.backbone import Backbone, build_backbone
-from headstart.run.params import Loader, to_params
-from headstart.run.tracked import TrackedRun, read_runs
+from headstart.run.params import to_params
 from headstart.sweep.cells import Work, load_cells, work_of
 from headstart.sweep.state import DONE, SweepState
+from headstart.tracking.tracked import TrackedRun, read_runs
 
-VAL_SHARE = 0.1  # of the train split, where the dataset publishes no val split
 MIN_SECONDS = 1.0  # a cell that took less was given back by DVC's run cache
 # of state dicts, whatever the stem; to build a network only to count imports torchvision: two of a plan's four seconds
 MEGABYTES = {"resnet18": 44.7, "resnet34": 85.2, "resnet50": 94.2, "resnet101": 170.4, "resnet152": 233.2}
@@ -48,7 +46,7 @@ def estimate(
     wanted, hand_made = set(works), set(by_hand)
     sources: dict[str, Callable[[set[Work]], Mapping[Work, list[float]]]] = {
         "cells finished here": lambda missing: _of_sweeps(root),
-        "MLflow's runs": lambda missing: _of_mlflow(experiment) if missing & hand_made else {},
+        "MLflow's runs": lambda missing: _of_mlflow(experiment, root) if missing & hand_made else {},
         "benchmarks/results, training alone": lambda missing: _of_benchmark(root, missing),
     }
     found: dict[Work, Estimate] = {}
@@ -86,15 +84,16 @@ def _of_sweeps(root: Path) -> dict[Work, list[float]]:
     return seconds
 
 
-def _of_mlflow(experiment: str) -> dict[Work, list[float]]:
+def _of_mlflow(experiment: str, root: Path) -> dict[Work, list[float]]:
     """Of MLflow's finished runs: the stages that were executed for them."""
     seconds: dict[Work, list[float]] = defaultdict(list)
     try:
         runs = [run for run in read_runs(experiment) if run.finished]
     except UserError:
         return {}
+    known = settings.read_settings(root)[settings.DATASETS] if runs else {}
     for run in runs:
-        works = _works(run)
+        works = _works(run, known)
         for work in works:
             took = [value for (_, dataset), value in run.seconds.items() if dataset == work.dataset]
             if ("train_simclr", work.dataset) in run.seconds and ("fit_probe", work.dataset) in run.seconds:
@@ -102,16 +101,12 @@ def _of_mlflow(experiment: str) -> dict[Work, list[float]]:
     return seconds
 
 
-def _works(run: TrackedRun) -> list[Work]:
-    """What a run had to do, from its parameters, which MLflow holds as texts with dots in their names."""
-    tree: dict[str, Any] = {}
-    for name, text in run.params.items():
-        node = tree
-        *sections, last = name.split(".")
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[last] = yaml.load(text, Loader=Loader)
-    tree.setdefault("tracking", {"enabled": True, "experiment": "", "log_model": False})
+def _works(run: TrackedRun, known: Mapping[str, Any]) -> list[Work]:
+    """What a run had to do, from its parameters, which MLflow holds as texts; known: datasets.yaml's blocks."""
+    tree = settings.nested(run.params)
+    for name, block in tree[settings.DATASETS].items():
+        block.update({"archives": None, "about": (known.get(name) or {}).get("about")})
+    tree[settings.PARAMS].setdefault("tracking", {"enabled": True, "experiment": "", "log_model": False})
     try:
         params = to_params(tree)
         return [work_of(params, dataset) for dataset in params.datasets]
@@ -125,7 +120,7 @@ def _of_benchmark(root: Path, works: Iterable[Work]) -> dict[Work, list[float]]:
     rates = _rates(root)
     for work in works:
         rate = rates.get((work.arch, work.image_size))
-        images = num_train(work.kind)
+        images = work.num_train
         if rate and images and work.stem == "imagenet":  # the paper's, as benchmarks/setting.py has it
             seconds[work] = [work.epochs * images / rate]
     return seconds
@@ -151,14 +146,3 @@ def _is_this_machine(machine: Mapping[str, Any]) -> bool:
     if here or machine["accelerator"]:
         return bool(here and here in str(machine["accelerator"]))
     return bool(machine["cores"] == len(os.sched_getaffinity(0)) and machine["processor"] == processor())
-
-
-def num_train(kind: str) -> int | None:
-    """Return how many images SimCLR trains on, None where the dataset is the user's own."""
-    about = KINDS[kind].about
-    if about is None:
-        return None
-    if "unlabelled" in about.num_images:
-        return about.num_images["unlabelled"]
-    train = about.num_images["train"]
-    return train if "val" in about.num_images else round(train * (1 - VAL_SHARE))

@@ -1,4 +1,4 @@
-"""A file in sweeps/: axes over keys of params.yaml, fixed overrides, cells that are left out or added."""
+"""A file in sweeps/: axes over keys of the settings, fixed overrides, cells that are left out or added."""
 
 import itertools
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from headstart.errors import UserError
 from headstart.knobs import nearest
-from headstart.run.params import read_yaml
+from headstart.settings import read_yaml
 
 KEYS = ("description", "fixed", "axes", "exclude", "include", "results")
 # what `headstart results` makes of the rows -> the options of each, as texts; claims are names
@@ -106,7 +106,7 @@ def _mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{path}: {key}: {value!r} must be a mapping of keys of params.yaml, as projector.init")
+        raise UserError(f"{path}: {key}: {value!r} must be a mapping of keys as -S spells them, such as projector.init")
     return value
 
 

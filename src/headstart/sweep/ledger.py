@@ -1,42 +1,48 @@
-"""What is finished: git is the ledger. Every branch and DVC experiment here counts, whoever ran it and wherever.
+"""What is finished: git is the ledger. Every branch and DVC experiment here counts, whoever ran it and wherever, and so
+do committed rows that say which cell they are of.
 
 An experiment's dvc.lock tells what its numbers were made with, whatever was edited since, so its identity is computed
 from that and compared with a cell's. Commits never change: what was read once is kept in .cache/sweeps/ledger.json.
 """
 
-import hashlib
+import csv
+import itertools
 import json
-import re
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from headstart import history, lock, settings
+from headstart.history import Found
+from headstart.run.files import write_text
+from headstart.sweep.cells import Cell
 
-from headstart.errors import UserError
-from headstart.models import projector
-from headstart.run import paths
-from headstart.run.artifacts import digest, file_digest, write_text
-from headstart.run.params import Loader
-from headstart.sweep import pipeline
-from headstart.sweep.pipeline import Entry
-
-EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
-NEEDED = ("top1", "val_top1", "train_loss", "val_loss")  # of a dataset: without these a run is half-finished
-OUTS = ("train_simclr", "fit_probe", pipeline.GATHERING)  # what each experiment adds to the cache
+OUTS = ("train_simclr", "fit_probe", lock.GATHERING)  # what each experiment adds to the cache
+ROWS = Path("sweeps/results")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A dataset's finished results: the experiment or branch, its metrics, and the bytes that it added to the cache."""
+    """A dataset's finished results: the experiment or branch, its metrics, and the bytes that it added to the cache.
+
+    arrays: the digest of the prepared arrays; file: the committed rows that alone tell of it, empty for an experiment.
+    """
 
     name: str
     commit: str
     dataset: str
     metrics: Mapping[str, float]
     num_bytes: int
+    arrays: str
+    file: str = ""
+
+
+def result_of(cell: Cell, finished: Mapping[str, Finished]) -> Finished | None:
+    """Return the finished result of a cell; the arrays it rests on must be the cell's, where both are known."""
+    found = finished.get(cell.identity)
+    other = found and found.arrays and cell.arrays and found.arrays != cell.arrays
+    return None if other else found
 
 
 class Ledger:
@@ -46,98 +52,30 @@ class Ledger:
         self.root = root.resolve()
         self._file = self.root / ".cache" / "sweeps" / "ledger.json"
         # what is kept was computed by this code
-        self._version = digest([file_digest(Path(module.__file__ or "")) for module in (pipeline, projector)])
+        self._version = settings.digest(
+            [settings.file_md5(Path(module.__file__ or "")) for module in (history, lock, settings)]
+        )
         self._known: dict[str, list[dict[str, Any]]] = self._load()
-        self._blocks: dict[str, Any] = {}
 
     def read(self) -> dict[str, Finished]:
         """Return identity -> result; of equals the first. Raises UserError where there is no git repository."""
-        refs = self._refs()
-        new = [commit for commit in dict.fromkeys(refs.values()) if commit not in self._known]
+        revisions = history.read_revisions(self.root)
+        commits = {revision.commit for revision in revisions}
+        new = [
+            commit for commit in dict.fromkeys(revision.commit for revision in revisions) if commit not in self._known
+        ]
         if new:
-            for commit, files in zip(new, self._contents(new), strict=True):
-                self._known[commit] = list(self._results(*files))
-            self._save(set(refs.values()))
-        found: dict[str, Finished] = {}
-        for name, commit in refs.items():
-            for row in self._known[commit]:
+            for commit, found in zip(new, history.read_commits(self.root, new), strict=True):
+                self._known[commit] = list(_kept(found))
+            self._save(commits)
+        finished: dict[str, Finished] = {}
+        for revision in revisions:
+            for row in self._known[revision.commit]:
                 values = {key: value for key, value in row.items() if key != "identity"}
-                found.setdefault(row["identity"], Finished(name, commit, **values))
-        return found
-
-    def _refs(self) -> dict[str, str]:
-        """Name -> commit, of experiments and branches."""
-        try:
-            lines = _git(self.root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps", "refs/heads")
-        except (OSError, subprocess.CalledProcessError):
-            raise UserError(
-                f"{self.root}: no git repository; sweeps need one: git init && git add -A && git commit"
-            ) from None
-        rows: dict[str, str] = {}
-        for line in lines.splitlines():
-            commit, ref = line.split(" ", 1)
-            if experiment := EXPERIMENT.fullmatch(ref):
-                rows[experiment[1]] = commit
-            elif ref.startswith("refs/heads/"):
-                rows[ref.removeprefix("refs/heads/")] = commit
-        return rows
-
-    def _contents(self, commits: Iterable[str]) -> Iterator[tuple[bytes, bytes]]:
-        """dvc.lock and metrics.json at each commit, empty where it has none."""
-        names = [f"{commit}:{file}" for commit in commits for file in ("dvc.lock", paths.METRICS.as_posix())]
-        given = "\n".join(names).encode() + b"\n"
-        done = subprocess.run(
-            ["git", "cat-file", "--batch"], cwd=self.root, input=given, capture_output=True, check=True
-        )
-        rest, found = memoryview(done.stdout), []
-        for _ in names:
-            end = bytes(rest[:1000]).index(b"\n")
-            header = bytes(rest[:end]).split()
-            size = int(header[-1]) if header[-1].isdigit() and header[-2] == b"blob" else None
-            found.append(b"" if size is None else bytes(rest[end + 1 : end + 1 + size]))
-            rest = rest[end + 1 + (0 if size is None else size + 1) :]
-        return zip(found[::2], found[1::2], strict=True)
-
-    def _results(self, lock: bytes, table: bytes) -> Iterator[dict[str, Any]]:
-        """The finished datasets of a commit."""
-        try:
-            entries = pipeline.locked_entries(self._stages(lock.decode()))
-            metrics = json.loads(table or b"{}")
-            gathered = next((entry for entry in entries if entry.stage == pipeline.GATHERING), None)
-            # what was edited, or gathered before the last training, says nothing of these results
-            if gathered and gathered.outs.get(paths.METRICS.as_posix()) == _md5(table):
-                for dataset in gathered.params.get("datasets") or []:
-                    row = self._result(entries, gathered, dataset, metrics)
-                    if row:
-                        yield row
-        except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, UserError):
-            return  # no commit of this pipeline
-
-    def _result(
-        self, entries: list[Entry], gathered: Entry, dataset: str, metrics: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
-        chosen = pipeline.involved(entries, dataset)
-        scores = {key: row[dataset] for key, row in metrics.items() if row.get(dataset) is not None}
-        agree = all(
-            gathered.params[key] == entry.params[key]
-            for entry in chosen
-            for key in ("seed", "recipe", "projector")
-            if key in entry.params and key in gathered.params
-        )
-        if not pipeline.is_whole(chosen) or not agree or any(key not in scores for key in NEEDED):
-            return None
-        added = sum(entry.num_bytes for entry in (*chosen, gathered) if entry.stage in OUTS)
-        return {"identity": pipeline.identity(chosen), "dataset": dataset, "metrics": scores, "num_bytes": added}
-
-    def _stages(self, lock: str) -> dict[str, Any]:
-        """dvc.lock's stages, each parsed once: experiments share most of them to the letter, and YAML is slow."""
-        stages: dict[str, Any] = {}
-        for block in re.split(r"^(?=  \S)", lock.partition("stages:\n")[2], flags=re.MULTILINE):
-            key = block.rstrip()
-            if key and key not in self._blocks:
-                self._blocks[key] = yaml.load(key, Loader=Loader)
-            stages |= self._blocks[key] if key else {}
-        return stages
+                finished.setdefault(row["identity"], Finished(revision.name, revision.commit, **values))
+        for identity, result in _committed_rows(self.root):
+            finished.setdefault(identity, result)
+        return finished
 
     def _load(self) -> dict[str, list[dict[str, Any]]]:
         try:
@@ -151,9 +89,28 @@ class Ledger:
         write_text(self._file, json.dumps({"version": self._version, "commits": known}))
 
 
-def _git(root: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
+def _kept(found: Found) -> Iterator[dict[str, Any]]:
+    for result in found.results:
+        added = sum(entry.num_bytes for entry in result.entries if entry.stage in OUTS)
+        yield {
+            "identity": result.identity,
+            "dataset": result.dataset,
+            "metrics": dict(result.metrics),
+            "num_bytes": added,
+            "arrays": result.arrays,
+        }
 
 
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def _committed_rows(root: Path) -> Iterator[tuple[str, Finished]]:
+    """The cells of which rows in sweeps/results say the identity; rows of before have none and never count."""
+    for path in sorted((root / ROWS).glob("*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            table = csv.DictReader(itertools.dropwhile(lambda line: line.startswith("#"), file))
+            for row in table:
+                if row.get("identity") and row.get("probe_test_top1"):
+                    scores = {"top1": float(row["probe_test_top1"])}
+                    arrays, name = row.get("arrays") or "", row.get("run") or path.stem
+                    yield (
+                        row["identity"],
+                        Finished(name, "", row["dataset"], scores, 0, arrays, str(path.relative_to(root))),
+                    )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headstart.sweep.cells import Cell
-from headstart.sweep.ledger import Finished
+from headstart.sweep.ledger import Finished, result_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Plan:
 
 def make_plan(cells: Sequence[Cell], finished: Mapping[str, Finished]) -> Plan:
     """Return what is done, by identity, and the rest in the order in which it is to run."""
-    done = {cell.name: finished[cell.identity] for cell in cells if cell.identity in finished}
+    results = {cell.name: result_of(cell, finished) for cell in cells}
+    done = {name: result for name, result in results.items() if result is not None}
     made = frozenset(cell.autoencoder for cell in cells if cell.name in done and cell.autoencoder)
     return Plan(tuple(cells), done, in_order([cell for cell in cells if cell.name not in done], made), made)
 
@@ -31,7 +32,7 @@ def in_order(cells: Sequence[Cell], made: frozenset[str]) -> tuple[Cell, ...]:
     """Return cells so that of those that share an autoencoder one comes first, and long before the others.
 
     Seed by seed: first one cell for each autoencoder that is not made yet, then those that need none, then the others.
-    Workers that still meet at one autoencoder wait for each other (artifacts.shared_result): it is trained once.
+    Workers that still meet at one autoencoder wait for each other (files.shared_result): it is trained once.
     """
     begun = set(made)
     rank: dict[str, int] = {}

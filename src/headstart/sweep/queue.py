@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from headstart.run.artifacts import write_text
+from headstart.run.files import write_text
 from headstart.run.stage import say
 from headstart.sweep import clone
 from headstart.sweep.cells import Cell, set_params

@@ -18,7 +18,7 @@ import filelock
 import psutil
 
 from headstart.errors import UserError
-from headstart.run.artifacts import write_text
+from headstart.run.files import write_text
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 STALE_SECONDS = 120.0

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headstart.sweep.cells import Cell, differing, exp_run_arguments
-from headstart.sweep.ledger import Finished, Ledger
+from headstart.sweep.ledger import Finished, Ledger, result_of
 from headstart.sweep.state import DONE, FAILED, RUNNING, CellState, SweepState
 
 REFRESH_SECONDS = 1.0
@@ -60,7 +60,7 @@ def screen(cells: Sequence[Cell], finished: Mapping[str, Finished], states: Swee
 
 def kind_of(cell: Cell, state: CellState, finished: Mapping[str, Finished], states: SweepState) -> str:
     """Return done, failed, running, lost or waiting: git says what is done, whatever the state's file says."""
-    if cell.identity in finished:
+    if result_of(cell, finished):
         return DONE
     if states.is_lost(state):
         return "lost"
@@ -117,9 +117,9 @@ def _table(cells: Sequence[Cell], kinds: Mapping[str, str], finished: Mapping[st
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         own = [cell for cell in cells if cell.dataset == dataset]
         counts = [str(sum(kinds[cell.name] == name for cell in own)) for name in names]
-        done = [cell for cell in own if cell.identity in finished]
-        best = max(done, key=lambda cell: finished[cell.identity].metrics["top1"], default=None)
-        top1 = f"{finished[best.identity].metrics['top1']:.4f}" if best else ""
+        done = [(result.metrics["top1"], cell) for cell in own if (result := result_of(cell, finished))]
+        value, best = max(done, key=lambda row: row[0], default=(0.0, None))
+        top1 = f"{value:.4f}" if best else ""
         table.add_row(dataset, *counts, top1, escape(describe(best, cells)) if best else "")
     return table
 

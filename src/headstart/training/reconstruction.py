@@ -47,7 +47,7 @@ def train_autoencoder(
     image_size: int,
     seed: int,
     checkpoint: Checkpoint | None = None,
-    on_epoch: Callable[[AutoencoderEpoch], None] = lambda row: None,
+    on_epoch: Callable[[AutoencoderEpoch], object] = lambda row: None,
 ) -> list[AutoencoderEpoch]:
     """Train in place on un-augmented, never standardised images, keep the weights of the lowest validation error, and
     return the curve. Epoch e's order comes from generator(seed, "autoencoder", e), the noise of an autoencoder that

@@ -1,0 +1,144 @@
+"""What a backbone is worth: scores of its frozen features on its own dataset and on others."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from headstart.data.views import Views
+from headstart.evaluation.evaluate import Evaluation, evaluate, evaluate_layers, num_fits
+from headstart.evaluation.features import Allocate, extract_features, extract_layers
+from headstart.evaluation.finetune import finetune
+from headstart.evaluation.probe import Labelled, Linear, Probe, Splits, confusion, majority_top1
+from headstart.evaluation.shift import same_classes, transfer_scores, zero_shot_top1
+from headstart.experiment.prepared import Images, Prepared
+
+
+class Progress(Protocol):
+    """(number of fits, what is fitted) -> a context that yields what is to be called after each fit."""
+
+    def __call__(self, total: int, what: str) -> Any:
+        """Return the context."""
+
+
+@contextmanager
+def silent(total: int, what: str) -> Iterator[Callable[[], object]]:
+    """Show nothing."""
+    yield lambda: None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges backbones on a dataset; allocate: where features lie; progress: how each judgement shows how it goes."""
+
+    data: Prepared
+    recipe: Probe
+    views: Views
+    seed: int
+    allocate: Allocate
+    progress: Progress = silent
+
+    def evaluate(self, backbone: nn.Module, projector: nn.Sequential | None, what: str) -> Evaluation:
+        """Return the evaluation of a backbone and, where the recipe asks for layers of its projector, of these."""
+        layers = self._features(backbone, projector)
+        features, num_classes = layers.pop("backbone"), self.data.num_classes
+        fits = num_fits(self.recipe) + len(layers) + self.recipe.finetune_epochs
+        with self.progress(fits, what) as on_fit:
+            how: dict[str, Any] = {"num_classes": num_classes, "on_fit": on_fit, "device": self.data.device}
+            result = evaluate(features, self.recipe, seed=self.seed, **how)
+            scores, details = evaluate_layers(layers, self.recipe, **how)
+            if self.recipe.finetune_epochs:
+                scores["top1_finetuned"] = self._finetuned(backbone, features.train.features.shape[1], on_fit)
+        return replace(result, scores=result.scores | scores, details=result.details | details)
+
+    def _features(self, backbone: nn.Module, projector: nn.Sequential | None) -> dict[str, Splits]:
+        # `hidden` names every hidden layer of a deep head
+        wanted = tuple(name for name in self.recipe.layers if name != "backbone")
+        head = projector if wanted else None
+
+        def layers_of(images: Images) -> dict[str, Labelled]:
+            found = extract_layers(
+                backbone, head, images.split, images.size, images.standardize, allocate=self.allocate
+            )
+            kept = {name: values for name, values in found.items() if name.startswith(("backbone", *wanted))}
+            return {name: Labelled(values, images.split.labels.numpy()) for name, values in kept.items()}
+
+        train, val, test = (layers_of(images) for images in (self.data.train, self.data.val, self.data.test))
+        return {name: Splits(train[name], val[name], test[name]) for name in train}
+
+    def _finetuned(self, backbone: nn.Module, num_features: int, on_fit: Callable[[], object]) -> float:
+        data = self.data
+        return finetune(
+            backbone,
+            data.train.split,
+            data.test.split,
+            self.views,
+            data.size,
+            data.train.standardize,
+            num_features=num_features,
+            num_classes=data.num_classes,
+            epochs=self.recipe.finetune_epochs,
+            seed=self.seed,
+            on_epoch=on_fit,
+        )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The evaluations of a backbone after and before its training, and what always saying the commonest class gives."""
+
+    trained: Evaluation
+    untrained: Evaluation
+    majority: float
+
+    def summary(self) -> dict[str, Any]:
+        """Return what summary.json says."""
+        return {
+            "trained": self.trained.scores,
+            "untrained": self.untrained.scores,
+            "majority": {"top1": self.majority},
+            "num_test": len(self.trained.tested.labels),
+            "details": {"trained": self.trained.details, "untrained": self.untrained.details},
+        }
+
+    def confusion(self) -> np.ndarray:
+        """Return (K, K) counts of the trained backbone's probe: row true class, column predicted class."""
+        tested = self.trained.tested
+        return confusion(self.trained.probe.logits(tested.features), tested.labels)
+
+
+def majority(data: Prepared) -> float:
+    """Return the test accuracy of always saying the train split's commonest class."""
+    return majority_top1(data.train.split.labels.numpy(), data.test.split.labels.numpy())
+
+
+def per_class(counts: np.ndarray, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return a row per class of a confusion's counts: its test images and their accuracy."""
+    return [
+        {"class": name, "num_test": int(row.sum()), "accuracy": round(float(row[k] / max(row.sum(), 1)), 6)}
+        for k, (name, row) in enumerate(zip(classes, counts, strict=True))
+    ]
+
+
+def judge_elsewhere(backbone: nn.Module, target: Prepared, strengths: list[float]) -> tuple[dict[str, float], Splits]:
+    """Return a backbone's scores on another dataset, by probes fitted there, and its features there."""
+    features = Splits(
+        *(
+            Labelled(
+                extract_features(backbone, images.split, images.size, images.standardize), images.split.labels.numpy()
+            )
+            for images in (target.train, target.val, target.test)
+        )
+    )
+    return transfer_scores(features, strengths, num_classes=target.num_classes, device=target.device), features
+
+
+def own_probe_elsewhere(
+    probe: Linear, features: Splits, classes: tuple[str, ...], target: Prepared
+) -> dict[str, float]:
+    """Return the accuracy of the run's own probe, as it is, on another dataset; nothing where classes differ."""
+    places = same_classes(list(classes), list(target.classes))
+    return {} if places is None else {"top1_zero_shot": zero_shot_top1(probe, features.test, places)}

@@ -1,0 +1,85 @@
+"""A prepared dataset as a run sees it: which of its splits pretrains, at which size, standardised or not."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headstart.data import SPLITS, UNLABELLED
+from headstart.data.arrays import Split, Standardize
+from headstart.data.views import resize
+from headstart.errors import UserError
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split as a network sees it; size: pixels a side; standardize: None where values stay in [0, 1]."""
+
+    split: Split
+    size: int
+    standardize: Standardize | None
+
+    def plain(self, rows: Tensor) -> Tensor:
+        """Return rows (N,) as (N, 3, S, S) float32 on the split's device, un-augmented and never standardised."""
+        return resize(self.split.images[rows.to(self.split.images.device)], self.size)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset, its images on the device.
+
+    pretrain: what SimCLR and the autoencoder train on: the unlabelled images where the dataset has some, else train.
+    hash: of all arrays.
+    """
+
+    classes: tuple[str, ...]
+    hash: str
+    pretrain: Images
+    train: Images
+    val: Images
+    test: Images
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, seen or not."""
+        return len(self.classes)
+
+    @property
+    def size(self) -> int:
+        """Pixels a side at which networks see the images."""
+        return self.train.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self.train.split.images.device
+
+
+def prepare(
+    meta: Mapping[str, Any],
+    read: Callable[[str], Split],
+    *,
+    size: int,
+    standardize: bool | Standardize | None,
+    device: torch.device,
+) -> Prepared:
+    """Return a dataset from what `pack` said of it and the splits that `read` returns by name.
+
+    standardize: whether to standardise by this dataset's own statistics, or those of another one.
+    """
+    if isinstance(standardize, bool):
+        standardize = Standardize(tuple(meta["mean"]), tuple(meta["std"])) if standardize else None
+    names = [name for name in (*SPLITS, UNLABELLED) if name in meta["num_images"]]
+    splits = {name: Images(read(name).to(device), size, standardize) for name in names}
+    pretrain = splits.get(UNLABELLED, splits["train"])
+    return Prepared(tuple(meta["classes"]), meta["hash"], pretrain, *(splits[name] for name in SPLITS))
+
+
+def check_batch_size(dataset: str, batch_size: int, meta: Mapping[str, Any]) -> None:
+    """Raise UserError where a batch does not fit into what pretrains, which `meta` tells the size of."""
+    split = UNLABELLED if UNLABELLED in meta["num_images"] else "train"
+    most = meta["num_images"][split]
+    if batch_size > most:
+        raise UserError(f"datasets.yaml: {dataset}.batch_size: {batch_size} must be at most {most}, the {split} images")

@@ -1,0 +1,1 @@
+"""Bytes on a host -> archives -> images: one uint8 array per split."""

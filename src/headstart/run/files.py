@@ -1,0 +1,149 @@
+"""Files that are whole or absent: temporary file, fsync, rename. Results shared between workers, and their locks."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from headstart.errors import UserError
+from headstart.run import paths
+from headstart.run.stage import say
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; an out is as readable as any other file
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_debris(path: Path) -> None:
+    """Remove the temporary files and folders that a killed writer of `path` left beside it."""
+    for stale in path.parent.glob(f".{path.name}.*"):
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in order; refuses NaN, which JSON does not have."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """Return a JSON file, or raise UserError naming the stage that makes it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise missing(path, made_by) from None
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with equal keys as CSV, atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_csv(path: Path, made_by: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file as strings, or raise UserError naming the stage that makes it."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        raise missing(path, made_by) from None
+
+
+def missing(path: Path, made_by: str) -> UserError:
+    """Return the error for an input that is not there."""
+    return UserError(f"{path}: no such file; stage {made_by} makes it: dvc repro")
+
+
+@contextmanager
+def shared_result(stage: str, key: str) -> Iterator[Path]:
+    """Yield the folder of a finished result, `shared/<stage>/<key>` of the shared folder, locked against other workers.
+
+    Where the folder does not exist yet, the caller makes it (`write_folder`); parallel workers so do the work once.
+    """
+    folder = paths.shared() / "shared" / stage / key
+    with locked(folder, stage):
+        yield folder
+
+
+@contextmanager
+def locked(folder: Path | None, stage: str) -> Iterator[None]:
+    """Hold `<folder>.lock` against other workers; the lock of a killed one is free. None: nobody else wants it."""
+    if folder is None:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        say(f"{stage}: waits for another worker that makes the same")
+        lock.acquire()
+    with lock:
+        lock.release()  # `with` holds it once more
+        yield
+
+
+@contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `folder` on success and vanishes on error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_debris(folder)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that is removed afterwards; what a killed run left of it is removed before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""Where a run comes from: the git commit, DVC's experiment, and the stage results in dvc.lock that it rests on."""
+
+import os
+import re
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart import lock, settings
+from headstart.errors import UserError
+from headstart.lock import Entry
+
+LOCK = Path("dvc.lock")
+CODE = ("src", "stages", "dvc.yaml")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A DVC experiment's name and the commit it started from; both empty under plain `dvc repro`."""
+
+    name: str
+    baseline: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """An entry of dvc.lock: a stage on a dataset; equal keys mean equal command, inputs, parameters and outs."""
+
+    stage: str
+    dataset: str
+    key: str
+
+
+def experiment() -> Experiment:
+    """Return the DVC experiment that runs this stage."""
+    return Experiment(os.environ.get("DVC_EXP_NAME", ""), os.environ.get("DVC_EXP_BASELINE_REV", ""))
+
+
+def experiment_of_workspace() -> str:
+    """Return the name of the DVC experiment whose results lie in the workspace (equal dvc.lock), empty without one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        here = git("hash-object", str(LOCK))
+        refs = git("for-each-ref", "--format=%(refname)", "refs/exps")
+        names = [ref for ref in refs.splitlines() if re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/[^/]+", ref)]
+        equal = [ref.rpartition("/")[2] for ref in names if git("rev-parse", f"{ref}:./{LOCK}") == here]
+        return min(equal, default="")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def git_state() -> dict[str, str]:
+    """Return `git_commit`, and `git_dirty` (`true` where code differs from it: parameters have their own record).
+
+    Empty without git or without a commit.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return {"git_commit": commit, "git_dirty": str(bool(git("status", "--porcelain", "--", *CODE))).lower()}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def code(stage: str) -> str:
+    """Return the digest of the code that runs a stage, empty where it has no script."""
+    try:
+        return settings.digest(sorted(settings.code_of(stage).items()))
+    except (UserError, KeyError):
+        return ""
+
+
+def results(datasets: Collection[str], file: Path = LOCK) -> list[Result]:
+    """Return the per-dataset results that a run on `datasets` rests on, in the file's order.
+
+    dvc.lock also keeps entries of other datasets and of earlier settings, which do not count.
+    """
+    if not file.is_file():
+        return []
+    entries = lock.read_entries(settings.read_yaml(file)["stages"])
+    counted = [entry for dataset in datasets for entry in lock.involved(entries, dataset, needs_autoencoder=True)]
+    return [Result(entry.stage, entry.dataset, _key(entry)) for entry in entries if entry in counted and entry.dataset]
+
+
+def _key(entry: Entry) -> str:
+    hashes = [sorted(files.items()) for files in (entry.deps, entry.outs)]
+    return settings.digest(entry.stage, entry.dataset, entry.target, entry.params, hashes)

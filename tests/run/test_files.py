@@ -1,0 +1,286 @@
+"""Files are whole or absent, and workers that share a result make it once: with real files and processes."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headstart.errors import UserError
+from headstart.run import artifacts, paths
+
+SOURCES = Path(__file__).parents[2] / "src"
+
+
+class BrokenError(Exception):
+    """What goes wrong in the middle of a write."""
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def python(code: str, *arguments: str) -> subprocess.Popen:
+    settings = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=settings, stdout=subprocess.PIPE, text=True)
+
+
+# --- files ---
+
+
+def test_atomic_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "a/b/out.txt"
+    with files.atomic(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+        assert (temporary.parent, temporary.suffix) == (path.parent, ".txt")
+    assert path.read_text() == "new"
+    assert files(tmp_path) == ["a", "a/b", "a/b/out.txt"]
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_error_inside_atomic_leaves_what_was_there(tmp_path, before):
+    path = tmp_path / "out.txt"
+    if before:
+        path.write_text(before)
+    with pytest.raises(BrokenError), files.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise BrokenError
+    assert files(tmp_path) == (["out.txt"] if before else [])
+    assert not before or path.read_text() == before
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_outs_are_as_readable_as_any_file(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        files.write_text(tmp_path / "out.txt", "x")
+        with files.write_folder(tmp_path / "folder") as folder:
+            (folder / "file").touch()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out.txt").stat().st_mode) == 0o666 & ~umask
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~umask
+
+
+def test_json(tmp_path):
+    path = tmp_path / "out.json"
+    files.write_json(path, {"b": 1.5, "a": [1, None, "x"]})
+    assert path.read_text() == '{\n "a": [\n  1,\n  null,\n  "x"\n ],\n "b": 1.5\n}\n'
+    assert files.read_json(path, made_by="prepare") == {"a": [1, None, "x"], "b": 1.5}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(path, float("nan"))
+    assert json.loads(path.read_text())["b"] == 1.5
+    assert files(tmp_path) == ["out.json"]
+
+
+def test_csv(tmp_path):
+    path = tmp_path / "out.csv"
+    files.write_csv(path, [{"epoch": 1, "name": "a,b"}, {"epoch": 2, "name": 'say "c"'}])
+    assert path.read_bytes() == b'epoch,name\n1,"a,b"\n2,"say ""c"""\n'
+    assert files.read_csv(path, made_by="x") == [{"epoch": "1", "name": "a,b"}, {"epoch": "2", "name": 'say "c"'}]
+
+
+def test_arrays_and_tensors(tmp_path):
+    array = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    artifacts.write_array(tmp_path / "out.npy", array)
+    assert np.load(tmp_path / "out.npy").tolist() == array.tolist()
+    tensors = {"a": torch.arange(4.0).view(2, 2).T, "b": torch.tensor([1, 2])}  # not contiguous, and of integers
+    tensors.write_tensors(tmp_path / "out.safetensors", tensors)
+    again = tensors.read_tensors(tmp_path / "out.safetensors", made_by="x")
+    assert all(torch.equal(again[name], value) for name, value in tensors.items())
+    assert {value.dtype for value in again.values()} == {torch.float32, torch.int64}
+    tensors.write_tensors(tmp_path / "again.safetensors", dict(reversed(tensors.items())))
+    assert settings.file_digest(tmp_path / "out.safetensors") == settings.file_digest(tmp_path / "again.safetensors")
+
+
+@pytest.mark.parametrize("read", [files.read_json, files.read_csv, tensors.read_tensors])
+def test_missing_input_names_the_stage_that_makes_it(tmp_path, read):
+    path = tmp_path / "absent"
+    with pytest.raises(UserError) as error:
+        read(path, made_by="prepare")
+    assert str(error.value) == f"{path}: no such file; stage prepare makes it: dvc repro"
+
+
+def test_digest_is_of_the_content_alone(tmp_path):
+    assert settings.digest({"a": 1, "b": [2.5]}, "x") == settings.digest({"b": [2.5], "a": 1}, "x")
+    assert len({settings.digest(*parts) for parts in [("a", "b"), ("ab",), (["a", "b"],), ("a", "c"), ()]}) == 5
+    assert settings.digest("headstart") == "5af3a828f65962965ccb7e38800691c8"  # the same on every machine
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "b").write_bytes(b"content")
+    assert settings.file_digest(tmp_path / "a") == settings.file_digest(tmp_path / "b")
+    (tmp_path / "b").write_bytes(b"contents")
+    assert settings.file_digest(tmp_path / "a") != settings.file_digest(tmp_path / "b")
+
+
+# --- folders ---
+
+
+def test_folder_replaces_the_whole_folder(tmp_path):
+    folder = tmp_path / "a/out"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep/stale").touch()
+    with files.write_folder(folder) as temporary:
+        (temporary / "fresh").write_text("x")
+        assert files(folder) == ["deep", "deep/stale"]
+    assert files(tmp_path) == ["a", "a/out", "a/out/fresh"]
+
+
+def test_error_inside_a_folder_leaves_what_was_there(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "old").touch()
+    for path in (folder, tmp_path / "new"):
+        with pytest.raises(BrokenError), files.write_folder(path) as temporary:
+            (temporary / "half").touch()
+            raise BrokenError
+    assert files(tmp_path) == ["out", "out/old"]
+
+
+# --- checkpoints ---
+
+
+def test_checkpoint_gives_back_what_was_saved(workspace):
+    checkpoint = tensors.FileCheckpoint("train_simclr", "key")
+    assert checkpoint.load() is None
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(2)
+    optimizer.step()
+    state = {"step": 3, "history": [{"epoch": 1, "loss": 0.5}], "optimizer": optimizer.state_dict(), "best": {}}
+    checkpoint.save(state)
+    assert files(workspace / ".cache/checkpoints") == ["train_simclr", "train_simclr/key.pt"]
+    again = tensors.FileCheckpoint("train_simclr", "key").load()
+    assert (again["step"], again["history"], again["best"]) == (3, [{"epoch": 1, "loss": 0.5}], {})
+    assert torch.equal(again["optimizer"]["state"][0]["momentum_buffer"], torch.ones(2))
+    assert tensors.FileCheckpoint("train_simclr", "other").load() is None
+    assert tensors.FileCheckpoint("pretrain_autoencoder", "key").load() is None
+    checkpoint.remove()
+    assert checkpoint.load() is None
+    checkpoint.remove()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_unreadable_checkpoint_is_removed_and_training_starts_anew(workspace, content):
+    checkpoint = tensors.FileCheckpoint("train_simclr", "key")
+    checkpoint.save({"step": 3, "weights": torch.zeros(1000)})
+    if content is None:  # cut off in the middle
+        content = checkpoint.path.read_bytes()[:2000]
+    checkpoint.path.write_bytes(content)
+    assert checkpoint.load() is None
+    assert not checkpoint.path.exists()
+
+
+def test_checkpoint_is_due_after_its_seconds(workspace, monkeypatch):
+    checkpoint = tensors.FileCheckpoint("s", "k", seconds=0.05)
+    assert not checkpoint.due()
+    time.sleep(0.06)
+    assert checkpoint.due()
+    checkpoint.save({})
+    assert not checkpoint.due()
+    monkeypatch.setenv("HEADSTART_CHECKPOINT_SECONDS", "0")
+    assert tensors.FileCheckpoint("s", "k", seconds=100).due()
+
+
+def test_checkpoint_lies_in_the_main_workspace(workspace, tmp_path_factory, monkeypatch):
+    """Also for a queued experiment, whose copy of the workspace is elsewhere and short-lived."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("copy"))
+    assert tensors.FileCheckpoint("s", "k").path == workspace / ".cache/checkpoints/s/k.pt"
+    monkeypatch.delenv("DVC_ROOT")
+    assert tensors.FileCheckpoint("s", "k").path == Path.cwd() / ".cache/checkpoints/s/k.pt"
+
+
+def test_what_runs_give_each_other_lies_where_a_clusters_nodes_say(workspace, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("all nodes have it")
+    monkeypatch.setenv("HEADSTART_SHARED", str(folder))
+    assert tensors.FileCheckpoint("s", "k").path == folder / "checkpoints/s/k.pt"
+    with files.shared_result("s", "k") as result:
+        assert result == folder / "shared/s/k"
+    assert paths.downloads() == folder / "downloads"
+    assert paths.scratch() == workspace / ".cache"
+
+
+def test_code_digest_is_of_the_modules_that_dvc_yaml_names(workspace):
+    deps = ["stages/train.py", "src/losses.py", "data/digits"]
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"train": {"deps": deps}}}))
+    for name in ("stages/train.py", "src/losses.py", "src/report.py"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("pass")
+    seen = [settings.code_digest("train")]
+    for name in ("src/report.py", "src/losses.py", "stages/train.py"):
+        Path(name).write_text("changed")
+        seen.append(settings.code_digest("train"))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+
+
+# --- shared results ---
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from headstart.run.files import atomic, shared_result, write_folder
+name, seconds = sys.argv[1], float(sys.argv[2])
+print("ready", flush=True)
+with shared_result("pretrain_autoencoder", "key") as folder:
+    if not folder.exists():
+        with write_folder(folder) as temporary, atomic(Path("out.txt")) as out:
+            (temporary / "maker").write_text(name)
+            out.write_text("half")
+            print("making", flush=True)
+            time.sleep(seconds)
+            out.write_text(name)
+    print((folder / "maker").read_text(), flush=True)
+"""
+
+
+def test_workers_make_a_shared_result_once_and_survive_one_that_is_killed(workspace):
+    """One is killed in the middle; of the two that wait one makes the result, the other takes it."""
+    (workspace / "out.txt").write_text("old")
+    with python(WORKER, "victim", "60") as victim:
+        assert [victim.stdout.readline() for _ in range(2)] == ["ready\n", "making\n"]
+        workers = [python(WORKER, name, "0.5") for name in ("first", "second")]
+        assert [worker.stdout.readline() for worker in workers] == ["ready\n", "ready\n"]
+        assert all("waits for another worker" in worker.stdout.readline() for worker in workers)
+        victim.kill()
+    assert (workspace / "out.txt").read_text() in ("old", "first", "second")
+    told = [worker.communicate(timeout=60)[0].splitlines() for worker in workers]
+    outputs = [[line for line in lines if "waits for another worker" not in line] for lines in told]
+    maker = outputs[0][-1]
+    assert sorted(outputs) == sorted([["making", maker], [maker]])
+    assert (workspace / "out.txt").read_text() == maker
+    assert files(workspace / ".cache/shared/pretrain_autoencoder/key") == ["maker"]
+
+
+def test_worker_that_fails_leaves_the_work_to_the_next(workspace):
+    for _ in range(2):
+        with (
+            pytest.raises(BrokenError),
+            files.shared_result("s", "k") as folder,
+            files.write_folder(folder) as temporary,
+        ):
+            (temporary / "half").touch()
+            raise BrokenError
+        assert not folder.exists()
+    with files.shared_result("s", "k") as folder, files.write_folder(folder) as temporary:
+        (temporary / "whole").touch()
+    with files.shared_result("s", "k") as folder:
+        assert files(folder) == ["whole"]
+
+
+def test_mapped_array_lies_in_a_file_without_a_name(workspace):
+    array = tensors.mapped_array((1000, 300))
+    assert (array.shape, array.dtype, array.any()) == ((1000, 300), np.float32, False)
+    array[999] = 7
+    assert array.sum() == 2100
+    assert type(array) is np.ndarray  # what is computed from it lies in memory
+    assert files(workspace / ".cache") == []
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(workspace / ".cache") in maps.read_text()
