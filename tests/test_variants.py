@@ -56,7 +56,7 @@ def workspace(tmp_path_factory):
 def test_three_variants_and_a_foreign_autoencoder_run_with_readmes_command(workspace):
     assert len(DIFFS) == 3
     command = readme_block("projector.init=autoencoder_unit")
-    output = bash(workspace, f"{command.strip()} -S data.digits.batch_size=64")
+    output = bash(workspace, f"{command.strip()} -S datasets.yaml:digits.batch_size=64")
     assert metrics(workspace)["top1"]["shapes"] > 0.5
     shared = list((workspace / ".cache" / "shared" / "pretrain_autoencoder").glob("*/summary.json"))
     assert len(shared) == 1, "one autoencoder: that of the digits"

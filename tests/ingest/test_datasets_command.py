@@ -65,7 +65,7 @@ def test_what_is_here(params, workspace):
         (None, "params.yaml: No such file or directory; run from the repository's root"),
         ("data: [", "params.yaml: no rows of datasets in it"),
         ("datasets: []", "params.yaml: no rows of datasets in it"),
-        ("data: {x: {kind: cifar11}}", "params.yaml: data.x.kind: 'cifar11' must be one of digits, "),
+        ("data: {x: {kind: cifar11}}", "params.yaml: datasets.yaml:x.decoder: 'cifar11' must be one of digits, "),
     ],
 )
 def test_a_file_that_cannot_be_read(params, text, message):

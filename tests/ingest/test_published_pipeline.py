@@ -16,7 +16,7 @@ from headstart.ingest.table import KINDS
 from headstart.errors import UserError
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import build_projector
-from headstart.run.inputs import load_prepared
+from headstart.XXinputs import load_prepared
 from headstart.run.params import Params, load_params
 from headstart.training.contrastive import Batches, training_step
 from stages import download, prepare

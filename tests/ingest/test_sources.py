@@ -19,12 +19,12 @@ import pytest
 import yaml
 from hosts import Host
 
-from headstart.data import sources as sources_module
+from headstart.ingest import sources as sources_module
 from headstart.ingest.sources import Archive, Sources, fetch_archives, num_bytes_present
 from headstart.ingest.table import KINDS, Kind
 from headstart.ingest.transfer import Patience
 from headstart.errors import UserError
-from headstart.run import artifacts
+from headstart.run import files
 from stages import download
 
 ROOT = Path(__file__).parents[2]
@@ -206,7 +206,7 @@ def test_what_has_no_published_hash_is_pinned_and_said(places, host, again):
 
 
 def test_disk_space_is_checked_for_all_archives_before_anything_is_asked(places, host, monkeypatch):
-    from headstart.data import transfer
+    from headstart.ingest import transfer
 
     usage = shutil.disk_usage(places)._replace(free=39_999)
     monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: usage)
@@ -396,7 +396,7 @@ def test_the_out_does_not_tell_which_source_served(project, published, host, sou
     [
         ({"archives": "gone"}, "params.yaml: data.archives: 'gone': no such directory (looked for "),
         ({"archives": "params.yaml"}, "params.yaml: data.archives: 'params.yaml': no such directory (looked for "),
-        ({"path": "x.zip"}, "params.yaml: data.digits.path: 'x.zip' must be null for kind cifar10: for its published"),
+        ({"path": "x.zip"}, "params.yaml: datasets.yaml:digits.path: 'x.zip' must be null for kind cifar10: for its published"),
     ],
 )
 def test_the_stage_refuses_in_one_line(project, published, changes, message):
@@ -443,7 +443,7 @@ def test_two_processes_download_once(project, published, host, tmp_path_factory,
     first = stage(workspace, host)
     assert host.arrived.wait(60)
     waiting: list[str] = []
-    monkeypatch.setattr(artifacts, "say", lambda text: (waiting.append(text), host.resume.set()))
+    monkeypatch.setattr(files, "say", lambda text: (waiting.append(text), host.resume.set()))
     shutil.copy(workspace / "params.yaml", copy)
     monkeypatch.chdir(copy)
     download.main("digits")

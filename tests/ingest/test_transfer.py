@@ -11,7 +11,7 @@ import hosts
 import pytest
 from hosts import Host
 
-from headstart.data import transfer as transfer_module
+from headstart.ingest import transfer as transfer_module
 from headstart.ingest.sources import Archive, Sources, fetch_archives, num_bytes_present
 from headstart.ingest.transfer import Patience
 from headstart.errors import UserError

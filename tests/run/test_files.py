@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from headstart.errors import UserError
-from headstart.run import artifacts, paths
+from headstart.run import files, paths, tensors
 
 SOURCES = Path(__file__).parents[2] / "src"
 

@@ -196,7 +196,7 @@ WRONG_TYPES = [
     ("probe.few_labels", 5, "must be a list"),
     ("data", 7, "must be a mapping"),
     ("data.digits", 7, "must be a mapping"),
-    ("data.digits.path", 7, "must be a string"),
+    ("datasets.yaml:digits.path", 7, "must be a string"),
     ("data.standardize", "no", "must be a boolean"),
     ("data.stored_size", "large", "must be an integer"),
     ("data.archives", 7, "must be a string"),
@@ -231,13 +231,13 @@ OUT_OF_RANGE = [
     ("views.digits.rotate", 200, "must be at least 0 and at most 180"),
     ("data.val_fraction", 0.6, "must be above 0 and at most 0.5"),
     ("data.val_fraction", 0, "must be above 0 and at most 0.5"),
-    ("data.digits.image_size", 2, "must be at least 4"),
-    ("data.cifar10.batch_size", 1, "must be at least 2"),
+    ("datasets.yaml:digits.image_size", 2, "must be at least 4"),
+    ("datasets.yaml:cifar10.batch_size", 1, "must be at least 2"),
     ("data.stored_size", 1, "must be at least 4"),
     ("data.mirror", "ftp://host", "must be null or a URL that begins with http://, https:// or file://"),
     ("data.mirror", "host/path", "must be null or a URL that begins with http://, https:// or file://"),
     ("data.mirror", "https://host/a b", "must be null or a URL that begins with http://, https:// or file://"),
-    ("data.digits.image_size", 7, "is too small for backbone.stem stride2: must be at least 8, or choose stem cifar"),
+    ("datasets.yaml:digits.image_size", 7, "is too small for backbone.stem stride2: must be at least 8, or choose stem cifar"),
     ("projector.num_layers", 1, "must be at least 2 and at most 6"),
     ("projector.position", 2, "must be below projector.num_layers, 2"),
     ("probe.datasets", ["mine", "mine"], "must not name a dataset twice"),
@@ -258,8 +258,8 @@ UNKNOWN_CHOICES = [
     ("simclr.precision", "fp16", "must be 'auto', 'fp32' or 'bf16'"),
     ("autoencoder.arch", "mpl", "must be one of mlp, mlp_deep, mlp_wide, conv, denoising (nearest: mlp)"),
     ("probe.protocol", "papers", "must be 'converged' or 'paper'"),
-    ("data.digits.kind", "image_archiv", "(nearest: image_archive)"),
-    ("data.digits.views", "digit", "must be one of digits, mild, unmirrored, simclr (nearest: digits)"),
+    ("datasets.yaml:digits.decoder", "image_archiv", "(nearest: image_archive)"),
+    ("datasets.yaml:digits.views", "digit", "must be one of digits, mild, unmirrored, simclr (nearest: digits)"),
     ("device", "gpu", "must be auto, cpu, cuda or cuda:N"),
 ]
 
@@ -333,7 +333,7 @@ def test_active_dataset_without_a_row(edited):
         ("probe.strength", "strengths", "few_labels"),
         ("tracking.enable", "enabled", "experiment"),
         ("views.digits.crop", "crop_scale", "blur_sigma"),
-        ("data.cifar10.batchsize", "batch_size", "image_size"),
+        ("datasets.yaml:cifar10.batchsize", "batch_size", "image_size"),
     ],
 )
 def test_unknown_key_is_one_line_with_the_nearest_and_the_allowed(edited, key, nearest, allowed):
@@ -352,7 +352,7 @@ def test_unknown_data_option_is_told_from_a_dataset(edited):
     "key",
     [
         *("seed", "projector", "simclr.epochs", "projector.freeze", "backbone.weights", "autoencoder.arch"),
-        *("probe.strengths", "views.digits.flip", "data.standardize", "data.digits.kind", "data.digits.path", "recipe"),
+        *("probe.strengths", "views.digits.flip", "data.standardize", "datasets.yaml:digits.decoder", "datasets.yaml:digits.path", "recipe"),
         *("tracking", "datasets", "views", "data"),
     ],
 )

@@ -155,7 +155,7 @@ def test_batch_that_cannot_be_shared_equally(folder):
     with inside(folder), pytest.raises(UserError) as error:
         train_simclr.main("digits")
     assert str(error.value) == (
-        "params.yaml: data.digits.batch_size: 128 must be divisible by 3, "
+        "params.yaml: datasets.yaml:digits.batch_size: 128 must be divisible by 3, "
         "the number of processes (simclr.num_processes, or torchrun's)"
     )
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from headstart.__main__ import main
-from headstart.run import tracking
+from headstart.tracking import tracking
 from headstart.run.params import load_params
 from headstart.study import rows
 from headstart.study.claims import CLAIMS
@@ -241,9 +241,9 @@ def flat(**changes):
         "simclr.epochs.default": 40.0,
         "simclr.epochs.paper": 150.0,
         "autoencoder.epochs": 30.0,
-        "data.digits.batch_size": 512.0,
-        "data.digits.views": "calm",
-        "data.mine.batch_size": 256.0,
+        "datasets.yaml:digits.batch_size": 512.0,
+        "datasets.yaml:digits.views": "calm",
+        "datasets.yaml:mine.batch_size": 256.0,
         "views.calm.flip": 0.5,
         "views.wild.flip": 0.1,
         "tracking.enabled": "True",
@@ -289,13 +289,13 @@ def test_a_plain_value_that_equals_the_recipes_is_the_same_protocol():
     [
         ({"simclr.epochs.paper": 100.0}, "protocol"),
         ({"views.calm.flip": 0.0}, "protocol"),
-        ({"data.digits.batch_size": 128.0}, "protocol"),
+        ({"datasets.yaml:digits.batch_size": 128.0}, "protocol"),
         ({"autoencoder.epochs": 1.0}, "autoencoder"),
         ({"seed": 2.0}, None),
         ({"projector.activation": "relu"}, None),
         ({"data.standardize": "True"}, None),
         ({"views.wild.flip": 0.0}, None),
-        ({"data.mine.batch_size": 2.0}, None),
+        ({"datasets.yaml:mine.batch_size": 2.0}, None),
         ({"simclr.epochs.default": 1.0}, None),
         ({"tracking.enabled": "False"}, None),
         ({"data.archives": "sets", "data.mirror": "https://host"}, None),

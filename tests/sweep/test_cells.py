@@ -53,7 +53,7 @@ READ = {  # by both: a random first layer rests on no autoencoder
     "backbone.arch": "resnet34",
     "data.val_fraction": 0.2,
     "data.standardize": True,
-    "data.digits.batch_size": 64,
+    "datasets.yaml:digits.batch_size": 64,
     "views.digits.rotate": 5.0,
 }
 BY_THE_AUTOENCODER = {"autoencoder.epochs": 3, "autoencoder.batch_size": 50}
@@ -61,7 +61,7 @@ NOT_READ = {
     "device": "cpu",
     "tracking.enabled": False,
     "data.mirror": "http://example.org",
-    "data.cifar10.batch_size": 64,
+    "datasets.yaml:cifar10.batch_size": 64,
     "views.mild.flip": 0.1,
     "projector.freeze": True,  # what auto means for the autoencoder's layer
     "simclr.weight_decay": 0.0001,  # its value under the default recipe
@@ -185,7 +185,7 @@ def test_dvc_makes_the_same_parameters_of_the_arguments(place):
 
     overrides = {
         "datasets": ["mine"],
-        "data.mine.path": "/a b/it's, {x}=[1] \\ y.zip",
+        "datasets.yaml:mine.path": "/a b/it's, {x}=[1] \\ y.zip",
         "data.archives": None,
         "device": "cuda:1",
         "backbone.weights": "none",
@@ -269,7 +269,7 @@ def test_other_datasets_count_where_they_are_used(place):
     assert len(set(before)) == 4
     unused = RANDOM.replace("}\n", ", projector.autoencoder_dataset: mnist}\n", 1)
     assert identity(place, unused) == before[3], "a random layer learns from no autoencoder's images"
-    set_value(place, "data.mnist.image_size", 14)
+    set_value(place, "datasets.yaml:mnist.image_size", 14)
     after = [identity(place, text) for text in (other, judged, FROZEN, RANDOM)]
     assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, True, True]
 

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from headstart.run import guard
+from headstart.tracking import guard
 
 
 def fail() -> None:

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import yaml
 
-from headstart.run import provenance
+from headstart.tracking import provenance
 
 
 def entry(stage, dataset, deps=(), outs=(), options="", **more):

@@ -24,7 +24,7 @@ import torch
 
 from headstart.errors import UserError
 from headstart.models.backbone import Backbone, build_backbone
-from headstart.run import guard, mirror, tracking
+from headstart.tracking import guard, mirror, tracking
 from headstart.run.params import Params, load_params
 
 ROOT = Path(__file__).parents[2]
@@ -224,7 +224,7 @@ def test_outs_are_the_same_bytes_with_tracking_on_off_and_dead(place, params, mo
 
 
 def test_off_means_no_import_and_no_file(workspace, params):
-    code = "import sys; from headstart.run import tracking; print('mlflow' in sys.modules)"
+    code = "import sys; from headstart.tracking import tracking; print('mlflow' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout == "False\n"
