@@ -15,7 +15,7 @@ def main() -> None:
     history.check_workspace(Path())
     known = files.read_json(paths.ALL, made_by="report")
     shown = [paths.REPORT, paths.PAGE, *sorted(path for path in paths.PLOTS.rglob("*") if path.is_file())]
-    tracking.complete(inputs.params, known["metrics"], known["facts"], shown)
+    tracking.complete(inputs.params, known["metrics"], shown, known["facts"])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from headstart import settings
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 README_BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -33,16 +35,18 @@ def run(folder: Path, *command: str, check: bool = True, **extra: str) -> subpro
     return done
 
 
-def shrink(params: Path, tracking: bool = False) -> None:
+def edit(folder: Path, changes: dict[str, object]) -> None:
+    """Set keys, spelt as in -S, in the settings of a folder."""
+    tree = settings.with_overrides(settings.read_settings(folder), changes)
+    for name, content in tree.items():
+        (folder / name).write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def shrink(folder: Path, tracking: bool = False) -> None:
     """Settings with which the whole pipeline takes seconds."""
-    tree = yaml.safe_load(params.read_text())
-    tree["simclr"]["epochs"] = 2
-    tree["autoencoder"]["epochs"] = 2
-    tree["probe"].update(few_draws=1, strengths=[0.01])
-    tree["projector"].update(hidden_dim=16, out_dim=8)
-    tree["data"]["digits"].update(image_size=8, batch_size=256)
-    tree["tracking"].update(enabled=tracking, log_model=False)
-    params.write_text(yaml.safe_dump(tree, sort_keys=False))
+    few = {"simclr.epochs": 2, "autoencoder.epochs": 2, "probe.few_draws": 1, "probe.strengths": [0.01]}
+    few |= {"projector.hidden_dim": 16, "projector.out_dim": 8, "datasets.yaml:digits.batch_size": 256}
+    edit(folder, {**few, "tracking.enabled": tracking, "tracking.log_model": False})
 
 
 def checkout(folder: Path, tracking: bool = False) -> Path:
@@ -52,7 +56,7 @@ def checkout(folder: Path, tracking: bool = False) -> Path:
         if (ROOT / name).is_file() and not name.startswith("metrics/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    shrink(folder / "params.yaml", tracking)
+    shrink(folder, tracking)
     (folder / "dvc.lock").unlink(missing_ok=True)
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", "-A")
@@ -61,7 +65,8 @@ def checkout(folder: Path, tracking: bool = False) -> Path:
 
 
 def metrics(folder: Path) -> dict[str, dict[str, float]]:
-    return json.loads((folder / "metrics" / "metrics.json").read_text())
+    """Every number, name -> dataset -> value."""
+    return json.loads((folder / "metrics" / "all.json").read_text())["metrics"]
 
 
 def outs(folder: Path) -> dict[str, bytes]:

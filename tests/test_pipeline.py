@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from tests.checkouts import (
@@ -18,6 +17,7 @@ from tests.checkouts import (
     DATASET_STAGES,
     bash,
     checkout,
+    edit,
     environment,
     executed,
     metrics,
@@ -79,7 +79,9 @@ def test_own_images_run_with_the_command_of_readme(workspace, tmp_path):
                 pixels = (base + random.integers(-30, 30, (12, 10, 3))).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     shutil.make_archive(str(tmp_path / "own"), "zip", tmp_path / "own")
-    command = readme_block("datasets.yaml:mine.path").strip().replace("/path/to/cifar10-mini.zip", str(tmp_path / "own.zip"))
+    command = (
+        readme_block("datasets.yaml:mine.path").strip().replace("/path/to/cifar10-mini.zip", str(tmp_path / "own.zip"))
+    )
     output = bash(workspace, f"{command} -S datasets.yaml:mine.batch_size=16 -S datasets.yaml:mine.image_size=8")
     assert "mine: 72 train, 8 val, 20 test images of 2 classes" in output
     assert metrics(workspace)["top1"]["mine"] == 1.0
@@ -112,9 +114,7 @@ def test_push_and_pull_train_nothing_in_a_second_clone(workspace, tmp_path):
 def test_a_killed_training_resumes_to_the_same_bits(workspace):
     command = ["python", "-m", "stages.train_simclr", "--dataset", "digits"]
     settings = {"HEADSTART_CHECKPOINT_SECONDS": "0"}
-    params = yaml.safe_load((workspace / "params.yaml").read_text())
-    params["simclr"]["epochs"] = 6
-    (workspace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    edit(workspace, {"simclr.epochs": 6})
     try:
         run(workspace, *command)
         unbroken = outs(workspace)
@@ -138,11 +138,14 @@ def saved_in(folder: Path) -> list[Path]:
     return [file for file in folder.glob("*.pt") if not file.name.startswith(".")]
 
 
-def wait_for_steps(folder: Path, saves: int, seconds: float = 60) -> None:
-    """Wait until a checkpoint was written `saves` times."""
+def wait_for_steps(
+    folder: Path, saves: int, seconds: float = 60, process: "subprocess.Popen[str] | None" = None
+) -> None:
+    """Wait until a checkpoint was written `saves` times; by a process that must not end before."""
     seen, end = set(), time.monotonic() + seconds
     while len(seen) < saves:
         assert time.monotonic() < end, "no checkpoint appeared"
+        assert process is None or process.poll() is None, process and process.communicate()[0]
         seen |= {file.stat().st_mtime_ns for file in saved_in(folder)}
         time.sleep(0.01)
 

@@ -26,7 +26,8 @@ class Entry:
     """A stage on a dataset: files (None where the hash is not known yet) and settings as their files hold them.
 
     dataset: whose results it serves, empty for other datasets' arrays; target: the other dataset that a backbone is
-    judged on, if that is what the stage does; block: whose block of datasets.yaml counts; num_bytes: of its outs.
+    judged on, if that is what the stage does; block: whose block of datasets.yaml counts; num_bytes: of its outs; command: as
+    dvc.lock has it.
     """
 
     stage: str
@@ -37,6 +38,7 @@ class Entry:
     outs: Mapping[str, str | None]
     params: Tree
     num_bytes: int = 0
+    command: str = ""
 
     @property
     def deciding(self) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def read_entries(stages: Mapping[str, Any]) -> list[Entry]:
             params = _nested(locked.get("params", {}))
             num_bytes = sum(row.get("size", 0) for row in locked.get("outs", []))
             named = names(dict(_OPTION.findall(command)))
-            entries.append(Entry(stage[1], *named, deps, outs, params, num_bytes))
+            entries.append(Entry(stage[1], *named, deps, outs, params, num_bytes, command))
     return entries
 
 

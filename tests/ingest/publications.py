@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+from headstart.ingest.catalogue import MEDICAL
 from PIL import Image
 from samples import Files, encode, noise, write_archive
 
 from headstart.ingest.binaries import EMNIST_CLASSES
-from headstart.ingest.catalogue import MEDICAL
 from headstart.ingest.flowers import FLOWERS
 
 Pixels = list[tuple[str, str, np.ndarray]]  # split, class, (H, W) or (H, W, 3) uint8

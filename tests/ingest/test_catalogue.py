@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from headstart.ingest.table import KINDS
 from publications import PUBLICATIONS
 
 from headstart.ingest.decode import decode
 from headstart.ingest.pack import Packing, pack
-from headstart.ingest.table import KINDS
 from headstart.ingest.tree import SPLITS
 
 ROOT = Path(__file__).parents[2]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from headstart.ingest.catalogue import FASHION_MNIST
-from headstart.ingest.pack import Packing, pack
 from headstart.ingest.table import KINDS
+
+from headstart.ingest.pack import Packing, pack
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 WRITTEN = {"train": 0x59A7E9DE, "t10k": 0x59A7E9F3}  # 2017-08-31 10:50:06 and 10:50:27 UTC, upstream's headers

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from headstart.ingest.table import KINDS
 from publications import PUBLICATIONS, idx, python2, rewrite_zip
 from samples import write_archive
 
+from headstart.errors import UserError
 from headstart.ingest.archives import list_members
 from headstart.ingest.pack import Packing, pack
 from headstart.ingest.pickles import unpickle
-from headstart.ingest.table import KINDS
-from headstart.errors import UserError
 
 
 def prepare(kind: str, folder: Path) -> dict:

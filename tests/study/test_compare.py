@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from headstart.__main__ import main
-from headstart.tracking import tracking
 from headstart.run.params import load_params
 from headstart.study import rows
 from headstart.study.claims import CLAIMS
 from headstart.study.experiments import experiment_rows, read_dvc
+from headstart.tracking import tracking
 from tests.study.runs import make, needs_paper
 
 ROOT = Path(__file__).parents[2]

@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 import torch
 
+from headstart import settings
 from headstart.errors import UserError
 from headstart.models.backbone import Backbone, build_backbone
-from headstart.tracking import guard, mirror, tracking
 from headstart.run.params import Params, load_params
+from headstart.tracking import guard, mirror, tracking
 
 ROOT = Path(__file__).parents[2]
 META = {"hash": "0123456789abcdef" * 2, "num_images": {"train": 9, "val": 1, "test": 2}, "classes": ["a", "b", "c"]}
@@ -54,16 +55,16 @@ def place(workspace, empty_store, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return with_tracking(load_params(ROOT / "params.yaml"))
+    return with_tracking(load_params(ROOT))
 
 
 def with_tracking(params: Params, **changes) -> Params:
-    settings = {"enabled": True, "experiment": "test", "log_model": True, **changes}
-    return replace(params, tracking=replace(params.tracking, **settings))
+    chosen = {"enabled": True, "experiment": "test", "log_model": True, **changes}
+    return replace(params, tracking=replace(params.tracking, **chosen))
 
 
 def with_seed(params: Params, seed: int) -> Params:
-    return replace(params, raw={**params.raw, "seed": seed})
+    return replace(params, settings=settings.with_overrides(params.settings, {"seed": seed}))
 
 
 def client_of(uri: str):
@@ -113,21 +114,21 @@ def test_a_stage_and_its_parent_hold_all_that_was_told(place, params, capfd, mon
     head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     with tracking.stage_run("train_simclr", "digits", params) as run:
         run.log_dataset("digits", META)
-        run.log_params({"projector": {"frozen": True}, "note": "x"})
         for epoch in range(3):
             run.log_metrics({"simclr/train_loss": 2.0 - epoch, "simclr/val_loss": epoch / 3}, step=epoch)
         run.log_figure(figure(place))
     (place / "report.md").write_text("# Report")
     metrics = {"top1": {"digits": 0.75, "mean": 0.75}, "autoencoder_test_mse": {"digits": None}}
-    tracking.complete(params, metrics, [place / "report.md", place / "views.png"])
+    facts = {"digits": {"precision": "bf16", "projector_frozen": True}}
+    tracking.complete(params, metrics, [place / "report.md", place / "views.png"], facts)
 
     store = Store(place)
     (parent,), (child,) = store.parents(), store.children()
     assert (parent.info.run_name, parent.info.status) == ("proud-newt", "FINISHED")
     assert parent.data.metrics == {"top1.digits": 0.75, "top1.mean": 0.75}
+    assert json.loads(parent.data.tags["headstart.facts"]) == facts
     assert store.files(parent) == ["figures", "report.md"] and store.files(parent, "figures") == ["figures/views.png"]
     assert (child.info.run_name, child.info.status) == ("train_simclr digits", "FINISHED")
-    assert child.data.params == {"projector.frozen": "true", "note": "x"}
     assert store.curve(child, "simclr/train_loss") == [(0, 2.0), (1, 1.0), (2, 0.0)]
     assert store.curve(child, "simclr/val_loss") == [(0, 0.0), (1, 1 / 3), (2, 2 / 3)]
     assert store.files(child, "figures") == ["figures/views.png"]
@@ -142,14 +143,13 @@ def test_a_stage_and_its_parent_hold_all_that_was_told(place, params, capfd, mon
     assert capfd.readouterr() == ("", "")
 
 
-def test_parent_has_every_parameter_as_resolved(place, params):
+def test_parent_has_the_settings_in_force(place, params):
     tracking.complete(params, {}, [])
     (parent,) = Store(place).parents()
-
-    def count(node) -> int:
-        return sum(count(value) for value in node.values()) if isinstance(node, dict) else 1
-
-    assert len(parent.data.params) == count(params.raw) - count(params.raw["tracking"])
+    in_force = settings.flat(settings.of_run(params.settings))
+    assert set(parent.data.params) == {key for key in in_force if not key.startswith("tracking.")}
+    assert len(parent.data.params) < 80  # not those of datasets that nobody uses
+    assert parent.data.params["datasets.yaml:digits.batch_size"] == "128"
     assert parent.data.params["projector.hidden_dim"] == str(params.projector.hidden_dim)
     assert parent.data.params["simclr.epochs"] == str(params.simclr.epochs)  # of this recipe, no mapping of recipes
     assert json.loads(parent.data.params["datasets"]) == params.datasets
@@ -428,6 +428,21 @@ def test_a_run_that_was_killed_for_good_does_not_stay_running(place, params, pro
     process.join(60)
     tracking.complete(params, {}, [])
     assert [run.info.status for run in Store(place).children()] == ["KILLED"]
+
+
+def test_a_parent_whose_process_is_gone_is_closed_by_the_next_run(place, params, processes):
+    process = processes.Process(target=worker, args=(place, with_seed(params, 7), "digits", range(2), "kill"))
+    process.start()
+    process.join(60)
+    store = Store(place)
+    assert {run.info.status for run in store.runs()} == {"RUNNING"}
+    with tracking.stage_run("train_simclr", "digits", params) as run:  # another run, which lives
+        run.log_metrics({"loss": 1.0})
+        lost, alive = store.parents()
+        assert (lost.info.status, alive.info.status) == ("KILLED", "RUNNING")
+        assert [child.info.status for child in store.children(lost)] == ["KILLED"]
+        assert tracking.close_lost("test") == 0, "what lives is left alone"
+    assert tracking.close_lost("no such experiment") == 0
 
 
 def refused_port() -> int:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from headstart.errors import UserError
-from headstart.sweep.ledger import EXPERIMENT
+from headstart.history import EXPERIMENT
 
 MARKER = "HEADSTART_SWEEP"  # in the environment of every process of a sweep: its clone
 
@@ -50,7 +50,7 @@ def forget_queue(folder: Path) -> None:
 def experiments(folder: Path) -> dict[str, str]:
     """Return the names of a clone's finished experiments with their refs."""
     refs = git(folder, "for-each-ref", "--format=%(refname)", "refs/exps").split()
-    return {found[1]: ref for ref in refs if (found := EXPERIMENT.fullmatch(ref))}
+    return {found[2]: ref for ref in refs if (found := EXPERIMENT.fullmatch(ref))}
 
 
 def fetch_experiments(root: Path, folder: Path, refs: Mapping[str, str]) -> None:

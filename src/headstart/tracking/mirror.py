@@ -224,7 +224,7 @@ class Mirror:
                 pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
             )
 
-    def complete(self, metrics: Mapping[str, Any], facts: Mapping[str, Any], files: Sequence[Path]) -> None:
+    def complete(self, metrics: Mapping[str, Any], files: Sequence[Path], facts: Mapping[str, Any]) -> None:
         """Bring the parent up to date and finish it; facts: dataset -> what its settings came to."""
         from mlflow.entities import Metric, Param, RunTag
 

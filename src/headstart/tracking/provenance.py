@@ -80,15 +80,23 @@ def code(stage: str) -> str:
 def results(datasets: Collection[str], file: Path = LOCK) -> list[Result]:
     """Return the per-dataset results that a run on `datasets` rests on, in the file's order.
 
-    dvc.lock also keeps entries of other datasets and of earlier settings, which do not count.
+    dvc.lock also keeps entries of other datasets and of earlier settings. Where a stage has several entries for one
+    dataset (an autoencoder per initialisation and width), those count whose outs another counted entry reads.
     """
     if not file.is_file():
         return []
     entries = lock.read_entries(settings.read_yaml(file)["stages"])
-    counted = [entry for dataset in datasets for entry in lock.involved(entries, dataset, needs_autoencoder=True)]
-    return [Result(entry.stage, entry.dataset, _key(entry)) for entry in entries if entry in counted and entry.dataset]
+    named = [entry for entry in entries if entry.dataset and Path("stages", f"{entry.stage}.py").is_file()]
+    pairs = [(entry.stage, entry.dataset) for entry in named]
+    waiting = [entry for entry in named if entry.dataset in datasets and pairs.count((entry.stage, entry.dataset)) == 1]
+    counted: list[Entry] = []
+    while waiting:
+        counted.append(waiting.pop())
+        producers = [other for other in named if set(other.outs) & set(counted[-1].deps)]
+        waiting += [other for other in producers if other not in counted and other not in waiting]
+    return [Result(entry.stage, entry.dataset, _key(entry)) for entry in named if entry in counted]
 
 
 def _key(entry: Entry) -> str:
     hashes = [sorted(files.items()) for files in (entry.deps, entry.outs)]
-    return settings.digest(entry.stage, entry.dataset, entry.target, entry.params, hashes)
+    return settings.digest(entry.command, entry.params, hashes)

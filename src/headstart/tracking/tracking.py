@@ -108,14 +108,16 @@ def stage_run(stage: str, dataset: str, params: Params) -> Iterator[StageRun]:
     run.close("FINISHED")
 
 
-def complete(params: Params, metrics: Mapping[str, Any], facts: Mapping[str, Any], files: Sequence[Path]) -> None:
-    """Give the parent run its metrics (nested names joined by dots), facts, files and end; link the results it reuses.
+def complete(
+    params: Params, metrics: Mapping[str, Any], files: Sequence[Path], facts: Mapping[str, Any] | None = None
+) -> None:
+    """Give the parent run its metrics (nested names joined by dots), files and end; link the results that it reuses.
 
-    Pictures go under figures/. Called again, it updates.
+    facts: dataset -> what its settings came to. Pictures go under figures/. Called again, it updates.
     """
     if params.tracking.enabled:
         mirror = Mirror(params)
-        mirror.attempt(partial(mirror.complete, metrics, facts, files), UPLOAD_SECONDS)
+        mirror.attempt(partial(mirror.complete, metrics, files, facts or {}), UPLOAD_SECONDS)
         mirror.guard.forget()
 
 
