@@ -47,10 +47,7 @@ lint: .venv/.ready
 	mypy
 
 ui: .venv/.ready
-	@test -z "$$MLFLOW_TRACKING_URI" || { echo "Runs go to $$MLFLOW_TRACKING_URI: open that"; exit 1; }
-	@test -f mlflow.db || { echo "No runs here yet: make repro"; exit 1; }
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(PORT) \
-	  --workers 1 --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --artifacts-destination "$(CURDIR)/mlartifacts"
+	@python -m headstart ui --port $(PORT)
 
 .venv/.ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Headstart needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }

@@ -3,8 +3,7 @@
 import re
 import shlex
 
-import yaml
-
+from headstart import settings
 from tests.checkouts import README_BLOCKS, ROOT
 
 
@@ -15,14 +14,11 @@ def test_every_make_target_exists():
     assert named <= targets
 
 
-def test_every_override_names_a_key_of_params():
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+def test_every_override_names_a_key_of_the_settings():
+    tree = settings.read_settings(ROOT)
     overrides = [
-        word for block in README_BLOCKS for word in shlex.split(block, comments=True) if re.match(r"[a-z_.0-9]+=", word)
+        word for block in README_BLOCKS for word in shlex.split(block, comments=True) if re.match(r"[a-z_.0-9:]+=", word)
     ]
     assert len(overrides) >= 8
     for override in overrides:
-        node = tree
-        for part in override.partition("=")[0].split("."):
-            assert part in node, override
-            node = node[part]
+        settings.lookup(tree, override.partition("=")[0])  # KeyError: no such key

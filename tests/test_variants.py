@@ -47,7 +47,7 @@ def workspace(tmp_path_factory):
     draw_shapes(folder / "shapes")
     for diff in DIFFS:
         apply(folder, diff.replace("/path/to/shapes", "shapes"))
-    run(folder, "git", "add", "src", "params.yaml")
+    run(folder, "git", "add", "src", "datasets.yaml")
     run(folder, "git", "commit", "-qm", "variants")
     return folder
 

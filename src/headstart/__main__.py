@@ -104,6 +104,10 @@ def _datasets_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=["text", "json"], default="text")
 
 
+def _ui_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--port", type=int, default=5000, metavar="N", help="on 127.0.0.1 (default: 5000)")
+
+
 def _export_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--dataset", metavar="NAME", help="one of them; default: all of `datasets` in params.yaml")
@@ -158,6 +162,7 @@ COMMANDS = {
     "report": ("the study's report on runs as one HTML page, with its text as Markdown", _report_options),
     "results": ("tables and figures of the committed rows: docs/results", _results_options),
     "datasets": ("list the datasets: classes, images, size, licence, what is here", _datasets_options),
+    "ui": ("MLflow's pages on the runs of this workspace", _ui_options),
     "export": ("the trained backbones as safetensors and ONNX, with probe and card", _export_options),
     "predict": ("features and class probabilities of images, by an export", _predict_options),
     "sweep": ("plan, run and watch a grid of experiments: a file in sweeps/", _sweep_options),

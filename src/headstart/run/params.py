@@ -50,7 +50,7 @@ class Dataset:
     image_size: Annotated[int, Range(4, 1024)]
     batch_size: Annotated[int, Range(2)]
     views: str
-    about: About | None
+    about: About | None = None
 
 
 @dataclass(frozen=True)
