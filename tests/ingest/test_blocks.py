@@ -102,7 +102,8 @@ def test_every_published_block_has_a_generator_and_every_decoder_a_block():
 
 @pytest.mark.parametrize("recipe", settings.RECIPES)
 def test_no_block_mirrors_what_has_a_side(recipe):
-    params = to_params(settings.with_overrides(settings.read_settings(ROOT), {"recipe": recipe}))
+    changes = {"recipe": recipe, "datasets": ["mnist"]}
+    params = to_params(settings.with_overrides(settings.read_settings(ROOT), changes))
     sided = ("digits", "mnist", "emnist_letters", "svhn", "gtsrb", "organamnist", "organcmnist", "organsmnist")
     assert all(params.views_of(name).flip == 0 for name in sided)
 
@@ -131,7 +132,9 @@ def refused(changes: dict) -> str:
 
 @pytest.mark.parametrize("recipe", settings.RECIPES)
 def test_every_block_is_valid_as_the_dataset_of_a_run(recipe):
-    tree = settings.with_overrides(settings.read_settings(ROOT), {"recipe": recipe})
+    # digits are too small for the paper's stem
+    changes = {"recipe": recipe, "datasets.yaml:digits.image_size": {"default": 8, "paper": 16}}
+    tree = settings.with_overrides(settings.read_settings(ROOT), changes)
     for name in BLOCKS:
         params = to_params(settings.with_overrides(tree, {"datasets": [name]}))
         assert params.dataset(name).batch_size >= 2
@@ -148,14 +151,18 @@ NAMES = "a decoder's name, or a mapping of one name to its arguments"
         ("mnist", "mnits", "'mnits' must be one of digits, "),
         ("mnist", "mnits", "(nearest: mnist)"),
         ("mnist", {"mnits": {}}, "{'mnits': {}} must be one of digits, "),
-        ("mnist", None, f"None must be {NAMES}"),
-        ("mnist", 7, f"7 must be {NAMES}"),
-        ("mnist", [], f"[] must be {NAMES}"),
+        ("mnist", None, "None must be a string or a mapping"),
+        ("mnist", 7, "7 must be a string or a mapping"),
+        ("mnist", [], "[] must be a string or a mapping"),
         ("mnist", {}, f"{{}} must be {NAMES}"),
         ("mnist", {"mnist": None}, f"{{'mnist': None}} must be {NAMES}"),
         ("mnist", {"mnist": {}, "emnist": {"split": "letters"}}, f"must be {NAMES}"),
         # its arguments: misspelt, missing, none that it takes
-        ("emnist_letters", {"emnist": {"spilt": "letters"}}, "must give emnist no spilt (nearest: split); allowed: split"),
+        (
+            "emnist_letters",
+            {"emnist": {"spilt": "letters"}},
+            "must give emnist no spilt (nearest: split); allowed: split",
+        ),
         ("emnist_letters", "emnist", "'emnist' must give emnist its arguments: missing a required argument: 'split'"),
         ("emnist_letters", {"emnist": {}}, "must give emnist its arguments: missing a required argument: 'split'"),
         ("eurosat", {"by_folder": {"file": "EuroSAT.zip"}}, "missing a required argument: 'pattern'"),
@@ -208,9 +215,9 @@ def test_arguments_that_no_decoder_takes(name, decoder, message):
         ("file", "..", "'..' must be the name of a file, without a folder"),
         ("urls", ["ftp://x/x.gz"], "'ftp://x/x.gz' must be a URL that begins with http:// or https://"),
         ("urls", "https://x/x.gz", "'https://x/x.gz' must be a list"),
-        ("hash", "f68b3c2d", "'f68b3c2d' must be null, or md5: or sha256: and the digits of the hash"),
-        ("hash", "md6:f68b3c2dcbeaaa9fbdd348bbdeb94873", "must be null, or md5: or sha256: and the digits of the hash"),
-        ("also", ["md5:1"], "'md5:1' must be null, or md5: or sha256: and the digits of the hash"),
+        ("hash", "f68b3c2d", "'f68b3c2d' must be md5: or sha256: and the digits of the hash"),
+        ("hash", "md6:f68b3c2dcbeaaa9fbdd348bbdeb94873", "must be md5: or sha256: and the digits of the hash"),
+        ("also", ["md5:1"], "'md5:1' must be md5: or sha256: and the digits of the hash"),
         ("num_bytes", 0, "0 must be at least 1"),
         ("num_bytes", "9 MB", "'9 MB' must be an integer"),
     ],
@@ -233,7 +240,10 @@ def test_archives_that_are_none(key, value, message):
             {"mnist.archives": [{"file": "x.gz", "urls": [], "size": 3}]},
             "datasets.yaml: mnist.archives.0.size: unknown key (nearest: file); allowed here: file, urls, hash, also, num_bytes",
         ),
-        ({"mnist.about.licens": "MIT"}, "datasets.yaml: mnist.about.licens: unknown key (nearest: licence); allowed here: "),
+        (
+            {"mnist.about.licens": "MIT"},
+            "datasets.yaml: mnist.about.licens: unknown key (nearest: licence); allowed here: ",
+        ),
         ({"mnist.kind": "mnist"}, "datasets.yaml: mnist.kind: unknown key (nearest: "),
         ({"mnist": None}, "datasets.yaml: mnist: None must be a mapping: a dataset's block"),
         ({"mnist": {"decoder": "mnist"}}, "datasets.yaml: mnist.archives: missing key"),

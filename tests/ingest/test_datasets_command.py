@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from headstart.ingest.table import KINDS
 from publications import PUBLICATIONS
 
 from headstart.commands.datasets import read_rows, to_json, to_text
-from headstart.ingest.table import KINDS
 from headstart.errors import UserError
 
 ROOT = Path(__file__).parents[2]

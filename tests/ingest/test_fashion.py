@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from known import archives, given, listing
 
 from headstart.ingest.pack import Packing, pack

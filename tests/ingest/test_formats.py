@@ -12,10 +12,10 @@ from known import given
 from samples import TAR_MODES, tree, write_archive
 from sklearn.datasets import load_digits
 
+from headstart.errors import UserError
 from headstart.ingest.archives import Member, list_members, read_members
 from headstart.ingest.formats import digits, image_archive
 from headstart.ingest.tree import Entry, find_images
-from headstart.errors import UserError
 
 KINDS = ["zip", *TAR_MODES]
 

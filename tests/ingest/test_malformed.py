@@ -15,10 +15,10 @@ from known import archives, listing
 from publications import PUBLICATIONS, idx, python2, rewrite_zip
 from samples import write_archive
 
+from headstart.errors import UserError
 from headstart.ingest.archives import list_members
 from headstart.ingest.pack import Packing, pack
 from headstart.ingest.pickles import unpickle
-from headstart.errors import UserError
 
 
 def prepare(kind: str, folder: Path) -> dict:

@@ -18,11 +18,11 @@ from PIL import Image
 from samples import encode, noise, tree, write_archive, write_folder
 from sklearn.datasets import load_digits, load_sample_image
 
+from headstart.errors import UserError
 from headstart.ingest import pack as pack_module
 from headstart.ingest.decode import UnreadableError, decode
 from headstart.ingest.formats import Listing, digits, image_archive
 from headstart.ingest.pack import Packing, pack, stored_side
-from headstart.errors import UserError
 from headstart.run.params import load_params
 from stages import download, prepare
 
@@ -520,9 +520,17 @@ def no_half_outs(workspace: Path) -> bool:
 @pytest.mark.parametrize(
     ("changes", "files", "message"),
     [
-        ({}, None, "params.yaml: datasets.yaml:mine.path: null; kind image_archive needs a file of images: set datasets.yaml:mine.path"),
+        (
+            {},
+            None,
+            "params.yaml: datasets.yaml:mine.path: null; kind image_archive needs a file of images: set datasets.yaml:mine.path",
+        ),
         ({"mine__path": "gone.zip"}, None, "params.yaml: datasets.yaml:mine.path: 'gone.zip': no such file or folder"),
-        ({"mine__path": "."}, None, "params.yaml: datasets.yaml:mine.path: '.' is no file; set datasets.yaml:mine.decoder to image_folder"),
+        (
+            {"mine__path": "."},
+            None,
+            "params.yaml: datasets.yaml:mine.path: '.' is no file; set datasets.yaml:mine.decoder to image_folder",
+        ),
         (
             {"mine__path": "x.zip", "mine__kind": "image_folder"},
             tree(),
@@ -550,7 +558,9 @@ def test_prepare_refuses_in_one_line(project, workspace):
     write_archive(workspace / "x.zip", tree())
     project(mine__path="x.zip", stored_size=31)
     download.main("mine")
-    with pytest.raises(UserError, match=r"data.stored_size: 31 must be null or at least datasets.yaml:mine.image_size, 32"):
+    with pytest.raises(
+        UserError, match=r"data.stored_size: 31 must be null or at least datasets.yaml:mine.image_size, 32"
+    ):
         prepare.main("mine")
     assert not (workspace / "data/prepared/mine").exists()
 

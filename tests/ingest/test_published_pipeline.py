@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from headstart.ingest.table import KINDS
+from headstart.XXinputs import load_prepared
 from publications import PUBLICATIONS
 
-from headstart.ingest.sources import Archive
-from headstart.ingest.table import KINDS
 from headstart.errors import UserError
+from headstart.ingest.sources import Archive
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import build_projector
-from headstart.XXinputs import load_prepared
 from headstart.run.params import Params, load_params
 from headstart.training.contrastive import Batches, training_step
 from stages import download, prepare

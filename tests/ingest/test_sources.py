@@ -17,13 +17,13 @@ from typing import Any
 import hosts
 import pytest
 import yaml
+from headstart.ingest.table import KINDS, Kind
 from hosts import Host
 
+from headstart.errors import UserError
 from headstart.ingest import sources as sources_module
 from headstart.ingest.sources import Archive, Sources, fetch_archives, num_bytes_present
-from headstart.ingest.table import KINDS, Kind
 from headstart.ingest.transfer import Patience
-from headstart.errors import UserError
 from headstart.run import files
 from stages import download
 
@@ -396,7 +396,10 @@ def test_the_out_does_not_tell_which_source_served(project, published, host, sou
     [
         ({"archives": "gone"}, "params.yaml: data.archives: 'gone': no such directory (looked for "),
         ({"archives": "params.yaml"}, "params.yaml: data.archives: 'params.yaml': no such directory (looked for "),
-        ({"path": "x.zip"}, "params.yaml: datasets.yaml:digits.path: 'x.zip' must be null for kind cifar10: for its published"),
+        (
+            {"path": "x.zip"},
+            "params.yaml: datasets.yaml:digits.path: 'x.zip' must be null for kind cifar10: for its published",
+        ),
     ],
 )
 def test_the_stage_refuses_in_one_line(project, published, changes, message):

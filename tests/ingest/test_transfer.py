@@ -11,10 +11,10 @@ import hosts
 import pytest
 from hosts import Host
 
+from headstart.errors import UserError
 from headstart.ingest import transfer as transfer_module
 from headstart.ingest.sources import Archive, Sources, fetch_archives, num_bytes_present
 from headstart.ingest.transfer import Patience
-from headstart.errors import UserError
 
 FILE = "set.tar.gz"
 DATA = random.Random(0).randbytes(50_000)
