@@ -1,4 +1,4 @@
-"""datasets.yaml as the tests of `ingest` use it: its blocks, typed, and workspaces with other ones in which stages run."""
+"""datasets.yaml for the tests of `ingest`: its blocks, typed, and workspaces with other ones, in which stages run."""
 
 import os
 import shutil

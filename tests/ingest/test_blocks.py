@@ -181,7 +181,8 @@ def test_decoders_that_are_none(name, decoder, message):
     [
         (
             *("emnist_letters", {"emnist": {"split": "leters"}}),
-            "emnist.split: 'leters' must be one of byclass, bymerge, balanced, letters, digits, mnist (nearest: letters)",
+            "emnist.split: 'leters' must be one of byclass, bymerge, balanced, letters, digits, mnist "
+            "(nearest: letters)",
         ),
         (
             *("fgvc_aircraft", {"aircraft": {"level": "maker"}}),
@@ -191,8 +192,8 @@ def test_decoders_that_are_none(name, decoder, message):
         ("mnist", {"mnist": {"classes": "0123456789"}}, "mnist.classes: '0123456789' must be a list"),
         ("mnist", {"mnist": {"classes": [0, 1]}}, "mnist.classes.0: 0 must be a string"),
         (
-            *("eurosat", {"by_folder": {"file": "EuroSAT.zip", "pattern": "2750/("}}),
-            "by_folder.pattern: '2750/(' must be a regular expression: missing ), unterminated subpattern at position 5",
+            *("eurosat", {"by_folder": {"file": "EuroSAT.zip", "pattern": "a("}}),
+            "by_folder.pattern: 'a(' must be a regular expression: missing ), unterminated subpattern at position 1",
         ),
         (
             *("eurosat", {"by_folder": {"file": "EuroSAT.zip", "pattern": "2750/.*"}}),
@@ -238,7 +239,7 @@ def test_archives_that_are_none(key, value, message):
         ({"mnist.archives": [{"file": "x.gz"}]}, "datasets.yaml: mnist.archives.0.urls: missing key"),
         (
             {"mnist.archives": [{"file": "x.gz", "urls": [], "size": 3}]},
-            "datasets.yaml: mnist.archives.0.size: unknown key (nearest: file); allowed here: file, urls, hash, also, num_bytes",
+            "datasets.yaml: mnist.archives.0.size: unknown key (nearest: file); allowed here: file, urls, hash, also",
         ),
         (
             {"mnist.about.licens": "MIT"},

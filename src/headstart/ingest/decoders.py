@@ -5,7 +5,7 @@ lists its images (formats.py tells) and a row of DECODERS.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class KnownDecoder(Marker):
 
     def check(self, value: Any) -> Any:
         """Return the value, or raise ValueError with what is allowed."""
-        if not (isinstance(value, str) or (isinstance(value, Mapping) and _is_call(value))):
+        if not (isinstance(value, str) or (isinstance(value, dict) and _is_call(value))):
             raise ValueError("must be a decoder's name, or a mapping of one name to its arguments")
         name, given = name_of(value), arguments(value)
         OneOf(DECODERS).check(name)
@@ -108,7 +108,5 @@ def arguments(chosen: Chosen) -> dict[str, Any]:
     return {} if isinstance(chosen, str) else dict(next(iter(chosen.values())))
 
 
-def _is_call(value: Mapping[Any, Any]) -> bool:
-    return len(value) == 1 and all(
-        isinstance(name, str) and isinstance(given, Mapping) for name, given in value.items()
-    )
+def _is_call(value: dict[Any, Any]) -> bool:
+    return len(value) == 1 and all(isinstance(key, str) and isinstance(given, dict) for key, given in value.items())
