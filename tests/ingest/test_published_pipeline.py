@@ -21,7 +21,7 @@ from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import build_projector
 from headstart.run.params import Params, load_params
 from headstart.training.contrastive import Batches, training_step
-from stages import download, prepare
+from stages import download, prepare, prepare_source, prepare_target, train_simclr
 
 FAMILIES = (
     *("imagenette", "caltech101", "caltech256", "dtd", "country211", "food101", "fgvc_aircraft", "gtsrb", "flowers102"),
@@ -122,13 +122,11 @@ def test_batch_size_is_held_against_what_is_pretrained_on(project):
     project("stl10_unlabelled")
     download.main("stl10_unlabelled")
     prepare.main("stl10_unlabelled")
-    meta = meta_of("stl10_unlabelled")
-    check_batch_size("stl10_unlabelled", 7, meta)
+    settle(Path(), {"datasets": ["stl10_unlabelled"], "datasets.yaml:stl10_unlabelled.batch_size": 9})
     with pytest.raises(UserError) as error:
-        check_batch_size("stl10_unlabelled", 9, meta)
-    assert str(error.value) == (
-        "datasets.yaml: stl10_unlabelled.batch_size: 9 must be at most 7, the unlabelled images"
-    )
+        train_simclr.main("stl10_unlabelled")
+    assert str(error.value) == "datasets.yaml: stl10_unlabelled.batch_size: 9 must be at most 7, the unlabelled images"
+    check_batch_size("stl10_unlabelled", 7, meta_of("stl10_unlabelled"))
 
 
 def test_a_published_dataset_in_a_known_format_is_one_block_more(workspace):
@@ -162,6 +160,14 @@ emnist_copy:
     assert meta["classes"] == [chr(ord("a") + number) for number in range(26)]
     assert meta["num_images"] == {"train": 78, "val": 26, "test": 26}
     assert (meta["image_size"], meta["stored_size"]) == (28, 28)
+    # the stages that bring and decode at once leave the same bytes, and no archives
+    prepare_target.main("emnist_copy")
+    prepare_source.main("emnist_copy")
+    arrays = {path.name: path.read_bytes() for path in (workspace / "data/prepared/emnist_copy").iterdir()}
+    for stage in ("target", "source"):
+        folder = workspace / "data" / stage
+        assert {path.name: path.read_bytes() for path in (folder / "emnist_copy").iterdir()} == arrays
+        assert [path.name for path in folder.iterdir()] == ["emnist_copy"]
 
 
 def test_a_wrong_archive_is_not_opened(project, workspace):
