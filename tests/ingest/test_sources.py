@@ -381,6 +381,16 @@ def test_the_out_does_not_tell_which_source_served(project, host, source, capsys
             "datasets.yaml: digits.path: 'x.zip' must be null for decoder cifar10: for its published files (one.zip) "
             "set data.archives, for images of your own another decoder",
         ),
+        (
+            {"decoder": "digits"},
+            {},
+            "datasets.yaml: digits.archives: must be null for decoder digits, which downloads nothing",
+        ),
+        (
+            {"decoder": "image_archive", "path": "params.yaml"},
+            {},
+            "datasets.yaml: digits.archives: must be null for decoder image_archive, which downloads nothing; by_",
+        ),
         ({"archives": None}, {}, "datasets.yaml: digits.archives: must name the files that decoder cifar10 reads"),
         ({"archives": []}, {}, "datasets.yaml: digits.archives: must name the files that decoder cifar10 reads"),
     ],
