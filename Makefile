@@ -20,6 +20,7 @@ datasets: .venv/.ready
 
 optional: .venv/.optional
 
+# HEADSTART_TEST_DATA: a directory with cifar10-mini.zip, fashion-mnist/ or both adds tests on real archives
 test: .venv/.optional
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not kills"
 

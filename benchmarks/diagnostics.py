@@ -7,7 +7,7 @@ import torch
 from benchmarks import setting
 from benchmarks.measure import Row, interleave, ratios, spread, synchronize
 from headstart.data.arrays import Split
-from headstart.run.monitor import neighbours_monitor
+from headstart.experiment.monitor import neighbours_monitor
 from headstart.training.contrastive import training_step, use_bf16
 from headstart.training.diagnostics import Diagnostics, Observer
 

@@ -14,11 +14,11 @@ from benchmarks import setting
 from benchmarks.measure import Row, skipped, spread
 from benchmarks.probe import STRENGTHS
 from headstart.data.arrays import Split, load_split
-from headstart.ingest.formats import digits, image_archive
-from headstart.ingest.pack import Packing, pack
 from headstart.data.views import Views
 from headstart.evaluation.features import extract_features
 from headstart.evaluation.probe import Labelled, converged_probe, score
+from headstart.ingest.formats import digits, image_archive
+from headstart.ingest.pack import Packing, pack
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import Projector, build_projector
 from headstart.training.contrastive import Batches, train_simclr, use_bf16

@@ -21,7 +21,7 @@ FIRST_STEPS = {
     "train_simclr": ("headstart.training.losses", "nt_xent"),
     "fit_probe": ("headstart.data.views", "resize"),
     "report": ("headstart.run.files", "write_json"),
-    "track": ("headstart.run.tracking", "complete"),
+    "track": ("headstart.tracking.tracking", "complete"),
 }
 # ends the process at the first call of a function, under whatever names other modules have imported it by then
 STOPPER = """

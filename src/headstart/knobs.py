@@ -5,6 +5,7 @@ The core runs without pydantic; pydantic, where `run/params.py` brings it, honou
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,20 @@ class OneOf(Marker):
         if value in allowed:
             return value
         raise ValueError(f"must be one of {', '.join(allowed)}{nearest(str(value), allowed)}")
+
+
+@dataclass(frozen=True)
+class Matching(Marker):
+    """A text that a regular expression describes from end to end; words: what messages call it."""
+
+    pattern: str
+    words: str
+
+    def check(self, value: Any) -> Any:
+        """Return the value (None stays None), or raise ValueError with what is allowed."""
+        if value is None or re.fullmatch(self.pattern, value):
+            return value
+        raise ValueError(f"must be {self.words}")
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:

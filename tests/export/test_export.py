@@ -78,7 +78,7 @@ def exports(tmp_path_factory) -> dict[str, Path]:
     np.save(prepared / "test_images.npy", random.integers(0, 255, (20, STORED, STORED, 3)).astype(np.uint8))
     np.save(prepared / "test_labels.npy", np.zeros(20, dtype=np.int64))
     np.save(prepared / "test_sizes.npy", np.full((20, 2), STORED))
-    params = load_params(ROOT / "params.yaml")
+    params = load_params(ROOT)
     written = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -274,7 +274,7 @@ def test_timm_models_load_by_timm_alone(name, width, exports, images, tmp_path):
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(exports["stride2"].parents[1])
-        params = replace(load_params(ROOT / "params.yaml"), backbone=backbone)
+        params = replace(load_params(ROOT), backbone=backbone)
         command.write(folder, "digits", params, result, with_graph=WITH_GRAPH)
     (folder / "snippets.txt").write_text("#----\n".join(blocks((folder / "README.md").read_text())))
     listing = tmp_path / "listing"

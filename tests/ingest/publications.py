@@ -1,6 +1,6 @@
 """Small archives in the form that each dataset is published in: member names, codings, quirks.
 
-`PUBLICATIONS[kind](folder)` writes a dataset's archives and returns what they hold: Published. Pixels are noise: no two
+`PUBLICATIONS[name](folder)` writes a dataset's archives and returns what they hold: Published. Pixels are noise: no two
 images are alike. JPEGs are compared after Pillow's decoding, everything else exactly.
 """
 
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from headstart.ingest.catalogue import MEDICAL
+from known import BLOCKS, decoder_arguments
 from PIL import Image
 from samples import Files, encode, noise, write_archive
 
 from headstart.ingest.binaries import EMNIST_CLASSES
+from headstart.ingest.decoders import name_of
 from headstart.ingest.flowers import FLOWERS
 
 Pixels = list[tuple[str, str, np.ndarray]]  # split, class, (H, W) or (H, W, 3) uint8
@@ -333,14 +334,14 @@ def svhn(folder: Path) -> Published:
 
 
 def medmnist(folder: Path, name: str) -> Published:
-    make, row = Maker(), MEDICAL[name]
+    make, row = Maker(), decoder_arguments(name)
     arrays = {}
     colour = (3,) if name in ("pathmnist", "bloodmnist", "dermamnist", "retinamnist") else ()
     for split, num in (("train", 3), ("val", 1), ("test", 1)):
-        labels = numbers(list(row.classes), num)
-        arrays[f"{split}_images"] = make.stack(split, [row.classes[label] for label in labels], 28, *colour)
+        labels = numbers(row["classes"], num)
+        arrays[f"{split}_images"] = make.stack(split, [row["classes"][label] for label in labels], 28, *colour)
         arrays[f"{split}_labels"] = np.array(labels, np.uint8)[:, None]
-    np.savez_compressed(folder / row.file, **arrays)
+    np.savez_compressed(folder / row["file"], **arrays)
     return make.published
 
 
@@ -357,6 +358,7 @@ def cifar100(folder: Path) -> Published:
     return cifar(folder, file, base, batches, "meta", "fine_labels", "fine_label_names")
 
 
+MEDICAL = [name for name, block in BLOCKS.items() if name_of(block.decoder) == "medmnist"]
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 PUBLICATIONS: dict[str, Callable[[Path], Published]] = {
     "imagenette": imagenette,

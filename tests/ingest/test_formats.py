@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known import given
 from samples import TAR_MODES, tree, write_archive
 from sklearn.datasets import load_digits
 
@@ -17,7 +18,6 @@ from headstart.ingest.formats import digits, image_archive
 from headstart.ingest.tree import Entry, find_images
 
 KINDS = ["zip", *TAR_MODES]
-DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 # ---- digits
@@ -145,9 +145,7 @@ def test_an_archive_is_found_by_content_not_by_name(tmp_path):
 
 
 def test_real_archive():
-    if not (DATA / "cifar10-mini.zip").is_file():
-        pytest.skip("shared/data/cifar10-mini.zip is not here")
-    listing = image_archive(DATA / "cifar10-mini.zip")
+    listing = image_archive(given("cifar10-mini.zip"))
     assert np.unique(listing.splits, return_counts=True)[1].tolist() == [2000, 10000]
     assert listing.classes[:3] == ["airplane", "automobile", "bird"]
     assert np.bincount(listing.labels).tolist() == [1200] * 10

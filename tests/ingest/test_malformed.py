@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-from headstart.ingest.table import KINDS
+from known import archives, listing
 from publications import PUBLICATIONS, idx, python2, rewrite_zip
 from samples import write_archive
 
@@ -23,8 +23,7 @@ from headstart.ingest.pickles import unpickle
 
 def prepare(kind: str, folder: Path) -> dict:
     (folder / "out").mkdir()
-    listing = KINDS[kind].list_images(folder)
-    return pack(listing, folder / "out", Packing(32, None, 0.2, 0.2, 0, False), lambda done: None)
+    return pack(listing(kind, folder), folder / "out", Packing(32, None, 0.2, 0.2, 0, False), lambda done: None)
 
 
 def refused(kind: str, folder: Path, *parts: str) -> None:
@@ -61,7 +60,7 @@ def replaced(ending: str, by: bytes | None):
 )
 def test_cut_files_are_refused_by_name(tmp_path, kind):
     PUBLICATIONS[kind](tmp_path)
-    for archive in KINDS[kind].archives:
+    for archive in archives(kind):
         path = tmp_path / archive.file
         whole = path.read_bytes()
         for share in (0.0, 0.3, 0.6, 0.95):
@@ -106,7 +105,7 @@ def test_files_that_are_not_there(tmp_path, kind):
 )
 def test_lists_that_do_not_fit(tmp_path, kind, member, content, parts):
     PUBLICATIONS[kind](tmp_path)
-    for archive in KINDS[kind].archives:
+    for archive in archives(kind):
         rewrite_tar(tmp_path / archive.file, replaced(member, content))
     refused(kind, tmp_path, *parts)
 
@@ -131,7 +130,7 @@ def test_lists_that_do_not_fit(tmp_path, kind, member, content, parts):
 )
 def test_members_of_zips_that_do_not_fit(tmp_path, kind, file, member, content, parts):
     PUBLICATIONS[kind](tmp_path)
-    rewrite_zip(tmp_path / KINDS[kind].archives[file].file, replaced(member, content))
+    rewrite_zip(tmp_path / archives(kind)[file].file, replaced(member, content))
     refused(kind, tmp_path, *parts)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import shutil
 import struct
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from known import copy_settings, given, settle
 from PIL import Image
 from samples import encode, noise, tree, write_archive, write_folder
 from sklearn.datasets import load_digits, load_sample_image
@@ -21,13 +20,12 @@ from sklearn.datasets import load_digits, load_sample_image
 from headstart.errors import UserError
 from headstart.ingest import pack as pack_module
 from headstart.ingest.decode import UnreadableError, decode
+from headstart.ingest.download import pack_folder
 from headstart.ingest.formats import Listing, digits, image_archive
 from headstart.ingest.pack import Packing, pack, stored_side
-from headstart.run.params import load_params
 from stages import download, prepare
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data"
 SPLITS = ("train", "val", "test")
 
 
@@ -285,7 +283,7 @@ def test_folder_and_archives_of_every_kind_give_the_same_bytes(tmp_path):
     reversed_files = dict(reversed(files.items()))
     (tmp_path / "packed").mkdir()
     folder = write_folder(tmp_path / "folder", files)
-    download.KINDS["image_folder"].fetch(folder, tmp_path / "packed", lambda done: None)
+    pack_folder(folder, tmp_path / "packed", lambda done: None)
     archives = [write_archive(tmp_path / f"x.{kind}", reversed_files) for kind in ("zip", "tar", "tar.gz", "tar.xz")]
     sources = [tmp_path / "packed", *archives]
     metas = [pack_into(tmp_path / f"out{i}", image_archive(source), packing())[0] for i, source in enumerate(sources)]
@@ -404,13 +402,12 @@ def test_even_the_smallest_classes_are_in_every_split(tmp_path, count, fraction)
 
 
 def test_real_images(tmp_path):
-    if not (DATA / "cifar10-mini.zip").is_file():
-        pytest.skip("shared/data/cifar10-mini.zip is not here")
-    listing = image_archive(DATA / "cifar10-mini.zip")
+    mini = given("cifar10-mini.zip")
+    listing = image_archive(mini)
     meta, arrays = pack_into(tmp_path / "out", listing, packing(32, val_fraction=0.1))
     assert meta["num_images"] == {"train": 9000, "val": 1000, "test": 2000}
     assert meta["stored_size"] == 32
-    with zipfile.ZipFile(DATA / "cifar10-mini.zip") as archive:
+    with zipfile.ZipFile(mini) as archive:
         names = sorted(name for name in archive.namelist() if name.startswith("test/"))
         for row in range(0, 2000, 97):
             assert (arrays["test_images"][row] == np.asarray(Image.open(archive.open(names[row])))).all()
@@ -424,15 +421,11 @@ def test_real_images(tmp_path):
 
 @pytest.fixture
 def project(workspace):
-    """A workspace with the real params.yaml, and a function that changes one of its keys."""
+    """A workspace with the repository's settings, and a function that changes keys: block__key, or one of `data`."""
 
     def change(**changes) -> None:
-        tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-        for key, value in changes.items():
-            section, _, name = key.rpartition("__")
-            (tree["data"][section] if section else tree["data"])[name] = value
-        (workspace / "params.yaml").write_text(yaml.safe_dump(tree))
-        load_params()
+        keys = {key: f"datasets.yaml:{key.replace('__', '.')}" if "__" in key else f"data.{key}" for key in changes}
+        settle(workspace, {keys[key]: value for key, value in changes.items()})
 
     change()
     return change
@@ -445,7 +438,7 @@ def test_stages_on_digits(project, workspace, capsys):
     assert [path.name for path in (workspace / "data/raw/digits").iterdir()] == ["source.json"]
     folder = workspace / "data/prepared/digits"
     meta = json.loads((folder / "meta.json").read_text())
-    assert (meta["dataset"], meta["kind"], meta["image_size"], meta["stored_size"]) == ("digits", "digits", 16, 16)
+    assert (meta["dataset"], meta["decoder"], meta["image_size"], meta["stored_size"]) == ("digits", "digits", 16, 16)
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ["meta.json", *(f"{split}_{part}.npy" for split in SPLITS for part in ("images", "labels", "sizes"))]
     )
@@ -456,21 +449,21 @@ def test_stages_on_digits(project, workspace, capsys):
     assert "of 10 classes, stored at 16 px" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["image_archive", "image_folder"])
-def test_stages_on_ones_own_images(project, workspace, tmp_path_factory, monkeypatch, kind):
+@pytest.mark.parametrize("decoder", ["image_archive", "image_folder"])
+def test_stages_on_ones_own_images(project, workspace, tmp_path_factory, monkeypatch, decoder):
     """The path is relative to the main workspace, also where the stage runs in DVC's copy of it."""
     copy = tmp_path_factory.mktemp("copy")
     files = tree(train=6) | {"train/a/.DS_Store": b"1", "train/a/bad.png": b"2"}
-    write = write_archive if kind == "image_archive" else write_folder
+    write = write_archive if decoder == "image_archive" else write_folder
     write(workspace / "mine.zip", files)
-    project(mine__path="mine.zip", mine__kind=kind, skip_unreadable=True)
-    shutil.copy(workspace / "params.yaml", copy)
+    project(mine__path="mine.zip", mine__decoder=decoder, skip_unreadable=True)
+    copy_settings(workspace, copy)
     monkeypatch.chdir(copy)
     download.main("mine")
     first = {path.name: path.read_bytes() for path in (copy / "data/raw/mine").iterdir()}
     download.main("mine")
     assert {path.name: path.read_bytes() for path in (copy / "data/raw/mine").iterdir()} == first
-    assert list(first) == ["mine.zip" if kind == "image_archive" else "images.tar"]
+    assert list(first) == ["mine.zip" if decoder == "image_archive" else "images.tar"]
     prepare.main("mine")
     meta = json.loads((copy / "data/prepared/mine/meta.json").read_text())
     assert meta["skipped"] == ["train/a/bad.png"]
@@ -496,7 +489,7 @@ def test_packed_folder_does_not_depend_on_times_and_owners(tmp_path):
         if name == "two":
             (folder / "train/a/0.png").touch()
             (folder / "train/a/1.png").chmod(0o600)
-        download.KINDS["image_folder"].fetch(folder, tmp_path / f"{name}.out", lambda done: None)
+        pack_folder(folder, tmp_path / f"{name}.out", lambda done: None)
         results.append((tmp_path / f"{name}.out" / "images.tar").read_bytes())
     assert results[0] == results[1]
 
@@ -506,11 +499,11 @@ def test_links_in_a_folder(tmp_path):
     (folder / "train/a/0.png").rename(tmp_path / "0.png")
     (folder / "train/a/0.png").symlink_to(tmp_path / "0.png")
     (tmp_path / "out").mkdir()
-    download.KINDS["image_folder"].fetch(folder, tmp_path / "out", lambda done: None)
+    pack_folder(folder, tmp_path / "out", lambda done: None)
     assert dict(image_archive(tmp_path / "out").read())[0] == tree()["train/a/0.png"]
     (folder / "train/c").symlink_to(folder / "train/a")
     with pytest.raises(UserError, match="a link to a folder"):
-        download.KINDS["image_folder"].fetch(folder, tmp_path / "out", lambda done: None)
+        pack_folder(folder, tmp_path / "out", lambda done: None)
 
 
 def no_half_outs(workspace: Path) -> bool:
@@ -521,20 +514,22 @@ def no_half_outs(workspace: Path) -> bool:
     ("changes", "files", "message"),
     [
         (
-            {},
-            None,
-            "params.yaml: datasets.yaml:mine.path: null; kind image_archive needs a file of images: set datasets.yaml:mine.path",
-        ),
-        ({"mine__path": "gone.zip"}, None, "params.yaml: datasets.yaml:mine.path: 'gone.zip': no such file or folder"),
-        (
-            {"mine__path": "."},
-            None,
-            "params.yaml: datasets.yaml:mine.path: '.' is no file; set datasets.yaml:mine.decoder to image_folder",
+            *({}, None),
+            "datasets.yaml: mine.path: null; decoder image_archive needs a file of images: "
+            "-S datasets.yaml:mine.path=...",
         ),
         (
-            {"mine__path": "x.zip", "mine__kind": "image_folder"},
-            tree(),
-            "is no folder; set datasets.yaml:mine.decoder to image_archive",
+            {"mine__path": "gone.zip"},
+            None,
+            "datasets.yaml: mine.path: 'gone.zip': no such file or folder (looked ",
+        ),
+        (
+            *({"mine__path": "."}, None),
+            "datasets.yaml: mine.path: '.' is no file; -S datasets.yaml:mine.decoder=image_folder",
+        ),
+        (
+            *({"mine__path": "x.zip", "mine__decoder": "image_folder"}, tree()),
+            "datasets.yaml: mine.path: 'x.zip' is no folder; -S datasets.yaml:mine.decoder=image_archive",
         ),
         ({"mine__path": "x.zip"}, {"readme": b"1"}, "x.zip: holds no images"),
         ({"mine__path": "x.zip"}, tree() | {"train/c": None}, "x.zip: class folder 'train/c/' is empty"),
@@ -558,9 +553,7 @@ def test_prepare_refuses_in_one_line(project, workspace):
     write_archive(workspace / "x.zip", tree())
     project(mine__path="x.zip", stored_size=31)
     download.main("mine")
-    with pytest.raises(
-        UserError, match=r"data.stored_size: 31 must be null or at least datasets.yaml:mine.image_size, 32"
-    ):
+    with pytest.raises(UserError, match=r"data.stored_size: 31 must be .* the image_size of mine in datasets.yaml, 32"):
         prepare.main("mine")
     assert not (workspace / "data/prepared/mine").exists()
 

@@ -3,25 +3,26 @@
 import dataclasses
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from headstart.ingest.table import KINDS
-from headstart.XXinputs import load_prepared
+from known import BLOCKS, ROOT, archives, settle
 from publications import PUBLICATIONS
 
+from headstart.data.arrays import load_split
 from headstart.errors import UserError
-from headstart.ingest.sources import Archive
+from headstart.experiment.prepared import Prepared, check_batch_size
+from headstart.experiment.prepared import prepare as read_prepared
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import build_projector
 from headstart.run.params import Params, load_params
 from headstart.training.contrastive import Batches, training_step
-from stages import download, prepare
+from stages import download, prepare, prepare_source, prepare_target, train_simclr
 
-ROOT = Path(__file__).parents[2]
 FAMILIES = (
     *("imagenette", "caltech101", "caltech256", "dtd", "country211", "food101", "fgvc_aircraft", "gtsrb", "flowers102"),
     *("oxford_iiit_pet", "tiny_imagenet", "cifar10", "mnist", "emnist_letters", "stl10", "stl10_unlabelled", "svhn"),
@@ -29,77 +30,89 @@ FAMILIES = (
 )
 
 
-def hashed(path: Path, archive: Archive) -> Archive:
-    """Return the row's archive with the hash and size of the small one, and no upstream."""
-    digest = hashlib.md5(path.read_bytes()).hexdigest()
-    return Archive(archive.file, (), f"md5:{digest}", num_bytes=path.stat().st_size)
+def published(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Write a dataset's small archives, and return them as its block would list them, without an upstream."""
+    folder.mkdir(parents=True)
+    PUBLICATIONS[name](folder)
+    rows = []
+    for archive in archives(name):
+        content = (folder / archive.file).read_bytes()
+        digest = f"md5:{hashlib.md5(content).hexdigest()}"
+        rows.append({"file": archive.file, "urls": [], "hash": digest, "num_bytes": len(content)})
+    return rows
 
 
 @pytest.fixture
-def project(workspace, monkeypatch):
-    """`project(kind)`: params.yaml for small batches, and the kind's archives in a directory that it names."""
+def project(workspace):
+    """`project(name)`: settings for small batches, and the dataset's archives in a directory that they name."""
 
-    def make(kind: str) -> Params:
-        tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-        folder = workspace / "published" / kind
-        folder.mkdir(parents=True)
-        PUBLICATIONS[kind](folder)
-        tree["data"] |= {"archives": "published"}
-        tree["data"][kind] |= {"batch_size": 2, "image_size": min(tree["data"][kind]["image_size"], 32)}
-        tree["datasets"], tree["tracking"]["enabled"] = [kind], False
-        (workspace / "params.yaml").write_text(yaml.safe_dump(tree))
-        archives = tuple(hashed(folder / archive.file, archive) for archive in KINDS[kind].archives)
-        monkeypatch.setitem(KINDS, kind, dataclasses.replace(KINDS[kind], archives=archives))
-        return load_params()
+    def make(name: str) -> Params:
+        block = {
+            "archives": published(workspace / "published" / name, name),
+            "batch_size": 2,
+            "image_size": min(BLOCKS[name].image_size, 32),
+        }
+        changes = {f"datasets.yaml:{name}.{key}": value for key, value in block.items()}
+        return settle(workspace, {"data.archives": "published", "datasets": [name]} | changes)
 
     return make
 
 
+def prepared(name: str, params: Params) -> Prepared:
+    """What a stage that trains sees of the arrays."""
+    folder, size = Path("data/prepared") / name, params.dataset(name).image_size
+    standardize = params.data.standardize
+    return read_prepared(
+        meta_of(name), partial(load_split, folder), size=size, standardize=standardize, device=torch.device("cpu")
+    )
+
+
+def meta_of(name: str) -> dict[str, Any]:
+    return json.loads(Path("data/prepared", name, "meta.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())["projector"]
-    head = dataclasses.replace(load_params(ROOT / "params.yaml").projector, init="random", freeze="auto")
-    assert params["hidden_dim"] == head.hidden_dim
+    head = dataclasses.replace(load_params(ROOT).projector, init="random", freeze="auto")
     return torch.nn.Sequential(
         build_backbone(Backbone("resnet18", "stride2", "none"), 0), build_projector(head, 512, 0)
     )
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_download_prepare_and_one_step(project, model, workspace, kind):
-    params = project(kind)
-    download.main(kind)
-    assert {path.name for path in (workspace / "data/raw" / kind).iterdir()} == {a.file for a in KINDS[kind].archives}
-    prepare.main(kind)
-    data = load_prepared(kind, params, torch.device("cpu"))
-    split = data.pretrain
-    assert (split is data.train) == (kind != "stl10_unlabelled")
-    if kind == "stl10_unlabelled":
-        assert data.meta["num_images"] == {"train": 8, "val": 2, "test": 4, "unlabelled": 7}
-        assert (split.labels == -1).all() and len(split.labels) == 7
-        assert (data.train.labels >= 0).all()
-    row = params.dataset(kind)
-    batches = Batches(split, params.views_of(kind), row.image_size, data.standardize)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_download_prepare_and_one_step(project, model, workspace, name):
+    params = project(name)
+    download.main(name)
+    assert {path.name for path in (workspace / "data/raw" / name).iterdir()} == {a.file for a in archives(name)}
+    prepare.main(name)
+    data = prepared(name, params)
+    images = data.pretrain
+    assert (images is data.train) == (name != "stl10_unlabelled")
+    if name == "stl10_unlabelled":
+        assert meta_of(name)["num_images"] == {"train": 8, "val": 2, "test": 4, "unlabelled": 7}
+        assert (images.split.labels == -1).all() and len(images.split.labels) == 7
+        assert (data.train.split.labels >= 0).all()
+    side = params.dataset(name).image_size
+    assert images.size == side
+    batches = Batches(images.split, params.views_of(name), images.size, images.standardize)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     x_BCHW = batches.pairs(torch.arange(2), "step", 0, seed=0)
-    assert x_BCHW.shape == (4, 3, row.image_size, row.image_size)
+    assert x_BCHW.shape == (4, 3, side, side)
     recipe = dataclasses.replace(params.simclr, precision="fp32")
     loss = training_step(model, optimizer, x_BCHW, 0.01, recipe)
     assert 0 < loss.item() < 2 / recipe.temperature + np.log(3)
 
 
 def test_statistics_of_a_dataset_with_unlabelled_images_are_those_of_its_labelled_train(project, workspace):
-    for kind in ("stl10", "stl10_unlabelled"):
-        project(kind)
-        download.main(kind)
-        prepare.main(kind)
-    metas = [
-        json.loads((workspace / "data/prepared" / kind / "meta.json").read_text())
-        for kind in ("stl10", "stl10_unlabelled")
-    ]
+    names = ("stl10", "stl10_unlabelled")
+    for name in names:
+        project(name)
+        download.main(name)
+        prepare.main(name)
+    metas = [meta_of(name) for name in names]
     assert metas[0]["mean"] == metas[1]["mean"] and metas[0]["std"] == metas[1]["std"]
     assert metas[0]["hash"] != metas[1]["hash"]
-    folders = [workspace / "data/prepared" / kind for kind in ("stl10", "stl10_unlabelled")]
+    folders = [workspace / "data/prepared" / name for name in names]
     for split in ("train", "val", "test"):
         first, second = (np.load(folder / f"{split}_images.npy") for folder in folders)
         assert (first == second).all()
@@ -109,11 +122,52 @@ def test_batch_size_is_held_against_what_is_pretrained_on(project):
     project("stl10_unlabelled")
     download.main("stl10_unlabelled")
     prepare.main("stl10_unlabelled")
-    tree = yaml.safe_load(Path("params.yaml").read_text())
-    tree["data"]["stl10_unlabelled"]["batch_size"] = 9
-    Path("params.yaml").write_text(yaml.safe_dump(tree))
-    with pytest.raises(UserError, match="batch_size: 9 must be at most 7, the unlabelled images"):
-        load_prepared("stl10_unlabelled", load_params(), torch.device("cpu"))
+    settle(Path(), {"datasets": ["stl10_unlabelled"], "datasets.yaml:stl10_unlabelled.batch_size": 9})
+    with pytest.raises(UserError) as error:
+        train_simclr.main("stl10_unlabelled")
+    assert str(error.value) == "datasets.yaml: stl10_unlabelled.batch_size: 9 must be at most 7, the unlabelled images"
+    check_batch_size("stl10_unlabelled", 7, meta_of("stl10_unlabelled"))
+
+
+def test_a_published_dataset_in_a_known_format_is_one_block_more(workspace):
+    """Text at the end of datasets.yaml, and no line of code: fetched from a mirror, checked, prepared."""
+    mirror = workspace / "mirror/emnist_copy"
+    (archive,) = published(mirror, "emnist_letters")
+    settle(workspace, {"data.mirror": (workspace / "mirror").as_uri(), "datasets": ["emnist_letters"]})
+    block = f"""
+emnist_copy:
+  decoder: {{emnist: {{split: letters}}}}
+  archives:
+  - file: {archive["file"]}
+    urls:
+    - https://emnist.invalid/{archive["file"]}
+    hash: {archive["hash"]}
+    num_bytes: {archive["num_bytes"]}
+  path:
+  image_size: 28
+  batch_size: 64
+  views: digits
+  about:
+"""
+    with (workspace / "datasets.yaml").open("a") as file:
+        file.write(block)
+    download.main("emnist_copy")
+    raw = workspace / "data/raw/emnist_copy" / archive["file"]
+    assert raw.read_bytes() == (mirror / archive["file"]).read_bytes()
+    prepare.main("emnist_copy")
+    meta = meta_of("emnist_copy")
+    assert (meta["dataset"], meta["decoder"]) == ("emnist_copy", "emnist")
+    assert meta["classes"] == [chr(ord("a") + number) for number in range(26)]
+    assert meta["num_images"] == {"train": 78, "val": 26, "test": 26}
+    assert (meta["image_size"], meta["stored_size"]) == (28, 28)
+    # the stages that bring and decode at once leave the same bytes, and no archives
+    prepare_target.main("emnist_copy")
+    prepare_source.main("emnist_copy")
+    arrays = {path.name: path.read_bytes() for path in (workspace / "data/prepared/emnist_copy").iterdir()}
+    for stage in ("target", "source"):
+        folder = workspace / "data" / stage
+        assert {path.name: path.read_bytes() for path in (folder / "emnist_copy").iterdir()} == arrays
+        assert [path.name for path in folder.iterdir()] == ["emnist_copy"]
 
 
 def test_a_wrong_archive_is_not_opened(project, workspace):

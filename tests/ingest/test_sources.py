@@ -1,7 +1,6 @@
 """Where archives come from, in which order, what is checked, what is left behind; the stage, killed and in parallel."""
 
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -16,9 +15,8 @@ from typing import Any
 
 import hosts
 import pytest
-import yaml
-from headstart.ingest.table import KINDS, Kind
 from hosts import Host
+from known import copy_settings, settle
 
 from headstart.errors import UserError
 from headstart.ingest import sources as sources_module
@@ -27,7 +25,6 @@ from headstart.ingest.transfer import Patience
 from headstart.run import files
 from stages import download
 
-ROOT = Path(__file__).parents[2]
 DATA = {name: random.Random(name).randbytes(20_000) for name in ("one.zip", "two.gz")}
 PATIENCE = Patience(connect_seconds=5, read_seconds=5, retries=1, wait_seconds=0.001)
 
@@ -88,11 +85,11 @@ def refused(archives: list[Archive], folder: Path, **sources) -> str:
 
 def test_local_directory_then_mirror_then_upstream(places, host):
     found = {}
-    for served, files in {"local": ["local", "mirror"], "mirror": ["mirror"], "upstream": []}.items():
+    for served, holding in {"local": ["local", "mirror"], "mirror": ["mirror"], "upstream": []}.items():
         for folder in ("parts", "out", "local", "mirror"):
             shutil.rmtree(places / folder)
             (places / folder).mkdir()
-        for folder in files:
+        for folder in holding:
             (places / folder / "one.zip").write_bytes(DATA["one.zip"])
         wanted = [archive("one.zip", host.url("/one.zip"))]
         found[served] = fetch(wanted, places, local=places / "local", mirror=(places / "mirror").as_uri())[-1]
@@ -312,45 +309,27 @@ def test_a_full_disk_is_one_line(places, host, monkeypatch):
 
 # ---- the stage
 
-TABLE = """
-import json, runpy, sys
-from headstart.ingest.sources import Archive
-from headstart.ingest.table import KINDS, Kind
-name, url, file, hash, size = json.loads(sys.argv.pop(1))
-KINDS[name] = Kind(KINDS["digits"].list_images, (Archive(file, (url,), hash, num_bytes=size),))
-runpy.run_module("stages.download", run_name="__main__", alter_sys=True)
-"""
-
 
 @pytest.fixture
-def project(workspace):
-    """`project(archives=..)`: params.yaml with the digits' row of another kind, and those options; tracking off."""
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree["tracking"]["enabled"] = False
+def project(workspace, host):
+    """`project(archives=..)`: a workspace whose digits are published as one.zip on the loopback host, and options."""
+    published = {"file": "one.zip", "urls": [host.url("/one.zip")], "hash": sha256(DATA["one.zip"])}
+    block = {"decoder": "cifar10", "archives": [published | {"num_bytes": len(DATA["one.zip"])}]}
 
-    def change(path: str | None = None, **options) -> Path:
-        tree["data"].update(options)
-        tree["data"]["digits"].update(kind="cifar10", path=path)
-        (workspace / "params.yaml").write_text(yaml.safe_dump(tree))
+    def change(changes: dict[str, Any] | None = None, **options: str) -> Path:
+        digits = {f"datasets.yaml:digits.{key}": value for key, value in (block | (changes or {})).items()}
+        settle(workspace, digits | {f"data.{key}": value for key, value in options.items()})
         return workspace
 
     return change
 
 
-@pytest.fixture
-def published(monkeypatch, host):
-    """cifar10, published as one small archive on the loopback host."""
-    kind = Kind(KINDS["digits"].list_images, (archive("one.zip", host.url("/one.zip")),))
-    monkeypatch.setitem(KINDS, "cifar10", kind)
-
-
-def stage(workspace: Path, host: Host) -> subprocess.Popen[str]:
-    """`python -m stages.download --dataset digits` in a process of its own, its kind published as one.zip on `host`."""
-    row = json.dumps(["cifar10", host.url("/one.zip"), "one.zip", sha256(DATA["one.zip"]), len(DATA["one.zip"])])
+def stage(workspace: Path) -> subprocess.Popen[str]:
+    """`python -m stages.download --dataset digits` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", TABLE, row, "--dataset", "digits"],
+        [sys.executable, "-m", "stages.download", "--dataset", "digits"],
         cwd=workspace,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -366,7 +345,7 @@ def wait_for(ask: Callable[[], Any]) -> Any:
     return answer
 
 
-def test_the_stage_fetches_and_says_from_where(project, published, host, capsys):
+def test_the_stage_fetches_and_says_from_where(project, host, capsys):
     workspace = project()
     download.main("digits")
     assert capsys.readouterr().out == f"one.zip: from {host.url('/one.zip')}\n"
@@ -378,7 +357,7 @@ def test_the_stage_fetches_and_says_from_where(project, published, host, capsys)
 
 
 @pytest.mark.parametrize("source", ["archives", "mirror"])
-def test_the_out_does_not_tell_which_source_served(project, published, host, source, capsys):
+def test_the_out_does_not_tell_which_source_served(project, host, source, capsys):
     workspace = project()
     (workspace / "sets").mkdir()
     (workspace / "sets/one.zip").write_bytes(DATA["one.zip"])
@@ -392,18 +371,32 @@ def test_the_out_does_not_tell_which_source_served(project, published, host, sou
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "options", "message"),
     [
-        ({"archives": "gone"}, "params.yaml: data.archives: 'gone': no such directory (looked for "),
-        ({"archives": "params.yaml"}, "params.yaml: data.archives: 'params.yaml': no such directory (looked for "),
+        ({}, {"archives": "gone"}, "params.yaml: data.archives: 'gone': no such directory (looked for "),
+        ({}, {"archives": "params.yaml"}, "params.yaml: data.archives: 'params.yaml': no such directory (looked for "),
         (
             {"path": "x.zip"},
-            "params.yaml: datasets.yaml:digits.path: 'x.zip' must be null for kind cifar10: for its published",
+            {},
+            "datasets.yaml: digits.path: 'x.zip' must be null for decoder cifar10: for its published files (one.zip) "
+            "set data.archives, for images of your own another decoder",
         ),
+        (
+            {"decoder": "digits"},
+            {},
+            "datasets.yaml: digits.archives: must be null for decoder digits, which downloads nothing",
+        ),
+        (
+            {"decoder": "image_archive", "path": "params.yaml"},
+            {},
+            "datasets.yaml: digits.archives: must be null for decoder image_archive, which downloads nothing; by_",
+        ),
+        ({"archives": None}, {}, "datasets.yaml: digits.archives: must name the files that decoder cifar10 reads"),
+        ({"archives": []}, {}, "datasets.yaml: digits.archives: must name the files that decoder cifar10 reads"),
     ],
 )
-def test_the_stage_refuses_in_one_line(project, published, changes, message):
-    workspace = project(**changes)
+def test_the_stage_refuses_in_one_line(project, changes, options, message):
+    workspace = project(changes, **options)
     with pytest.raises(UserError) as error:
         download.main("digits")
     assert str(error.value).startswith(message)
@@ -411,7 +404,7 @@ def test_the_stage_refuses_in_one_line(project, published, changes, message):
     assert names(workspace / "data/raw") == []
 
 
-def test_a_failed_stage_leaves_no_out(project, published, host):
+def test_a_failed_stage_leaves_no_out(project, host):
     host.always = hosts.status(404)
     workspace = project()
     with pytest.raises(UserError, match=r"one\.zip: no source has it"):
@@ -419,18 +412,18 @@ def test_a_failed_stage_leaves_no_out(project, published, host):
     assert names(workspace / "data/raw") == []
 
 
-def test_a_killed_stage_goes_on_in_another_workspace(project, published, host, tmp_path_factory, monkeypatch, capsys):
+def test_a_killed_stage_goes_on_in_another_workspace(project, host, tmp_path_factory, monkeypatch, capsys):
     """SIGKILL midway, as a queue does it; what came stays in the main workspace, also for DVC's copies."""
     workspace, copy = project(), tmp_path_factory.mktemp("copy")
     host.faults = [hosts.stall_midway]
-    process = stage(workspace, host)
+    process = stage(workspace)
     (part,) = wait_for(lambda: list(workspace.glob(".cache/downloads/one.zip-*/one.zip.part")))
     wait_for(lambda: part.stat().st_size == 10_000)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert names(part.parent) == ["one.zip.part", "one.zip.part.json"]
     assert not list(workspace.glob("data/raw/**/one.zip"))
-    shutil.copy(workspace / "params.yaml", copy)
+    copy_settings(workspace, copy)
     monkeypatch.chdir(copy)
     download.main("digits")
     assert capsys.readouterr().out == f"one.zip: from {host.url('/one.zip')}\n"
@@ -439,15 +432,15 @@ def test_a_killed_stage_goes_on_in_another_workspace(project, published, host, t
     assert names(part.parent) == ["one.zip"]
 
 
-def test_two_processes_download_once(project, published, host, tmp_path_factory, monkeypatch, capsys):
+def test_two_processes_download_once(project, host, tmp_path_factory, monkeypatch, capsys):
     """The first one is held in the middle of the file until the second one, this one, says that it waits."""
     workspace, copy = project(), tmp_path_factory.mktemp("copy")
     host.faults = [hosts.paused]
-    first = stage(workspace, host)
+    first = stage(workspace)
     assert host.arrived.wait(60)
     waiting: list[str] = []
     monkeypatch.setattr(files, "say", lambda text: (waiting.append(text), host.resume.set()))
-    shutil.copy(workspace / "params.yaml", copy)
+    copy_settings(workspace, copy)
     monkeypatch.chdir(copy)
     download.main("digits")
     assert first.communicate(timeout=60)[0] == f"one.zip: from {host.url('/one.zip')}\n"

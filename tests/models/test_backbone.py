@@ -76,8 +76,8 @@ def test_least_image_size_is_where_the_third_stage_still_has_a_pixel_of_its_own(
     network(torch.rand(2, 3, least // 2, least // 2)).sum().backward()
     assert sizes == [2, 1, 1, 1]
     with pytest.raises(UserError) as error:
-        check_image_size(Backbone("resnet18", stem, "none"), least - 1, "datasets.yaml:digits.image_size")
-    head = f"params.yaml: datasets.yaml:digits.image_size: {least - 1} is too small for backbone.stem {stem}: "
+        check_image_size(Backbone("resnet18", stem, "none"), least - 1, "datasets.yaml: digits.image_size")
+    head = f"datasets.yaml: digits.image_size: {least - 1} is too small for backbone.stem {stem}: "
     smaller = {"imagenet": ", or choose stem cifar or stride2", "cifar": "", "stride2": ", or choose stem cifar"}
     assert str(error.value) == f"{head}must be at least {least}{smaller[stem]}"
 

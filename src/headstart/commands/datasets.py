@@ -1,17 +1,17 @@
 """List the datasets that datasets.yaml knows: what they hold, what they weigh, their licence, what is here of them."""
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from headstart.data import SPLITS, UNLABELLED
 from headstart.errors import UserError
-from headstart.ingest.decoders import DECODERS, name_of
+from headstart.ingest.decoders import About, KnownDecoder, name_of
 from headstart.run import paths
 from headstart.settings import DATASETS, SAME, read_yaml
-
-SPLITS = ("train", "val", "test", "unlabelled")
 
 
 def datasets(options: argparse.Namespace) -> None:
@@ -28,21 +28,29 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _describe(path: Path, name: str, block: Any) -> dict[str, Any]:
+    if not isinstance(block, dict):
+        raise UserError(f"{path}: {name}: {block!r} is no block of a dataset")
+    for key in ("decoder", "archives", "about"):
+        if key not in block:
+            raise UserError(f"{path}: {name}.{key}: missing key")
     try:
-        decoder, archives, about = name_of(block["decoder"]), block["archives"] or [], block["about"] or {}
-        sizes, files = [archive["num_bytes"] for archive in archives], [archive["file"] for archive in archives]
-    except (TypeError, KeyError, AttributeError) as error:
+        decoder = name_of(KnownDecoder().check(block["decoder"]))
+    except ValueError as error:
+        raise UserError(f"{path}: {name}.decoder: {block['decoder']!r} {error}") from None
+    otherwise: dict[str, Any] = {"title": "your own images", "num_images": {}, "licence": "yours"}
+    try:
+        archives, about = block["archives"] or [], otherwise | dict(block["about"] or {})
+        sizes, files = [archive.get("num_bytes") for archive in archives], [archive["file"] for archive in archives]
+        num_bytes = None if None in sizes else sum(sizes)
+        about["num_images"] = {split: int(count) for split, count in about["num_images"].items()}
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: {name}: no block of a dataset: {' '.join(str(error).split())}") from None
-    if decoder not in DECODERS:
-        raise UserError(f"{path}: {name}.decoder: {decoder!r} must be one of {', '.join(DECODERS)}")
     prepared = (paths.prepared(name) / "meta.json").is_file()
-    known = ("title", "classes", "num_images", "image_size", "licence", "citation", "homepage")
-    otherwise = {"title": "your own images", "num_images": {}, "licence": "yours"}
     return {
         "name": name,
         "decoder": decoder,
-        **{key: about.get(key, otherwise.get(key)) for key in known},
-        "num_bytes": None if None in sizes else sum(sizes),
+        **{field.name: about.get(field.name) for field in dataclasses.fields(About)},
+        "num_bytes": num_bytes,
         "files": files,
         "here": "prepared" if prepared else "raw" if paths.raw(name).is_dir() else "no",
     }
@@ -52,9 +60,11 @@ def to_text(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a table of at most 120 columns."""
     lines = [("dataset", "classes", "train", "val", "test", "unlabelled", "download", "here", "licence")]
     for row in rows:
-        counts = [f"{row['num_images'][split]:,}" if split in row["num_images"] else "" for split in SPLITS]
+        counts = [
+            f"{row['num_images'][split]:,}" if split in row["num_images"] else "" for split in (*SPLITS, UNLABELLED)
+        ]
         size = "?" if row["num_bytes"] is None else "-" if not row["files"] else _bytes(row["num_bytes"])
-        lines.append((row["name"], str(row["classes"] or "?"), *counts, size, row["here"], row["licence"]))
+        lines.append((row["name"], str(row["classes"] or "?"), *counts, size, row["here"], str(row["licence"])))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     left = (0, 7, 8)
     table = [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import numpy as np
 
@@ -14,14 +14,11 @@ from headstart.data import UNLABELLED
 from headstart.errors import UserError
 from headstart.ingest.archives import list_members, open_members, read_files, reading
 from headstart.ingest.formats import BLOCK_BYTES, Listing, Part, Tagged, stacked
+from headstart.knobs import OneOf
 
 # ---- IDX: a magic number, big-endian sizes, bytes
 
 MNIST_CLASSES = tuple(string.digits)
-FASHION_CLASSES = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
 # of letters whose capital and small forms look alike, by_merge and balanced know one class
 _MERGED = [*string.digits, *string.ascii_uppercase, *"abdefghnqrt"]
 EMNIST_CLASSES = {
@@ -46,8 +43,8 @@ def mnist(folder: Path, classes: tuple[str, ...] = MNIST_CLASSES) -> Listing:
     return stacked(str(folder), list(classes), parts, 28 * 28)
 
 
-def emnist(folder: Path, split: str) -> Listing:
-    """Return one of EMNIST's six splits, a key of EMNIST_CLASSES, each with its own train and test; 28 px, grey."""
+def emnist(folder: Path, split: Annotated[str, OneOf(EMNIST_CLASSES)]) -> Listing:
+    """Return one of EMNIST's six splits, each with its own train and test; 28 px, grey."""
     path, classes = folder / "gzip.zip", EMNIST_CLASSES[split]
     list_members(path, published=True)
     parts = []

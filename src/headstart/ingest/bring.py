@@ -100,6 +100,9 @@ def find_source(dataset: str, block: Block, options: Options, workspace: Path, d
     decoder = DECODERS[name]
     key = f"datasets.yaml: {dataset}"
     if decoder.fetch is not None:
+        if block.archives:
+            other = "; by_folder reads published archives of images" if decoder.needs_path else ""
+            raise UserError(f"{key}.archives: must be null for decoder {name}, which downloads nothing{other}")
         path = _own(key, block.path, name, workspace) if decoder.needs_path else None
         return Source(dataset, block.decoder, (), None, path)
     if not block.archives:

@@ -5,7 +5,7 @@ lists its images (formats.py tells) and a row of DECODERS.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,18 +76,18 @@ class KnownDecoder(Marker):
 
     def check(self, value: Any) -> Any:
         """Return the value, or raise ValueError with what is allowed."""
-        if isinstance(value, Mapping) and (len(value) != 1 or not isinstance(next(iter(value.values())), Mapping)):
+        if not (isinstance(value, str) or (isinstance(value, dict) and _is_call(value))):
             raise ValueError("must be a decoder's name, or a mapping of one name to its arguments")
-        name, arguments = name_of(value), _arguments(value)
+        name, given = name_of(value), arguments(value)
         OneOf(DECODERS).check(name)
         signature = inspect.signature(DECODERS[name].list_images)
         known = list(signature.parameters)[1:]
-        for argument in arguments:
+        for argument in given:
             if argument not in known:
                 allowed = ", ".join(known) or "nothing"
                 raise ValueError(f"must give {name} no {argument}{nearest(argument, known)}; allowed: {allowed}")
         try:
-            signature.bind(Path(), **arguments)
+            signature.bind(Path(), **given)
         except TypeError as error:
             raise ValueError(f"must give {name} its arguments: {error}") from None
         return value
@@ -100,8 +100,13 @@ def name_of(chosen: Chosen) -> str:
 
 def list_images(chosen: Chosen, folder: Path) -> Listing:
     """Return what the folder that `download` left holds."""
-    return DECODERS[name_of(chosen)].list_images(folder, **_arguments(chosen))
+    return DECODERS[name_of(chosen)].list_images(folder, **arguments(chosen))
 
 
-def _arguments(chosen: Chosen) -> dict[str, Any]:
+def arguments(chosen: Chosen) -> dict[str, Any]:
+    """Return what the decoder is given besides the folder."""
     return {} if isinstance(chosen, str) else dict(next(iter(chosen.values())))
+
+
+def _is_call(value: dict[Any, Any]) -> bool:
+    return len(value) == 1 and all(isinstance(key, str) and isinstance(given, dict) for key, given in value.items())

@@ -12,13 +12,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 
+from headstart.data import SPLITS
 from headstart.errors import UserError
 from headstart.ingest.archives import list_members, read_files, read_members
 from headstart.ingest.formats import Listing, Read
 from headstart.ingest.tree import Entry, is_clutter
+from headstart.knobs import Marker, OneOf
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,16 @@ def _read(sources: Sequence[Images], index: Mapping[tuple[int, str], int]) -> Re
 def find(path: Path, pattern: str, splits: Mapping[str, str] | None = None, inner: str | None = None) -> Images:
     """Return the images whose whole name matches `pattern`, which has groups `label` and, with `splits`, `split`.
 
-    splits: the archive's name of a split -> ours; without, all are "train". Raises UserError where a split is empty.
+    splits: the archive's name of a split -> ours, others are passed over; without, all are "train". Raises UserError
+    where a split is empty.
     """
+    if splits and "split" not in re.compile(pattern).groupindex:
+        raise UserError(f"{path}: splits are given, but {pattern} has no group that is named split")
     entries, num_bytes = [], 0
     for member in list_members(path, inner, published=True):
         match = None if member.is_folder or is_clutter(member.name) else re.fullmatch(pattern, member.name)
-        if match:
-            split = splits[match["split"]] if splits else "train"
+        split = match and (splits.get(match["split"]) if splits else "train")
+        if match and split:
             entries.append(Entry(split, match["label"], member.name))
             num_bytes += member.size
     for name, split in (splits or {"": "train"}).items():
@@ -124,8 +130,27 @@ def _classes(images: Images) -> list[str]:
 # ---- sorted by folders
 
 
+@dataclass(frozen=True)
+class Pattern(Marker):
+    """A regular expression with a group `label`."""
+
+    def check(self, value: Any) -> Any:
+        """Return the pattern, or raise ValueError with what is wrong."""
+        try:
+            groups = re.compile(value).groupindex
+        except re.error as error:
+            raise ValueError(f"must be a regular expression: {error}") from None
+        if "label" not in groups:
+            raise ValueError("must have a group that is named label")
+        return value
+
+
 def by_folder(
-    folder: Path, file: str, pattern: str, splits: Mapping[str, str] | None = None, inner: str | None = None
+    folder: Path,
+    file: str,
+    pattern: Annotated[str, Pattern()],
+    splits: Mapping[str, Annotated[str, OneOf(SPLITS)]] | None = None,
+    inner: str | None = None,
 ) -> Listing:
     """Return a dataset whose folders are its classes: `find`'s images of `folder`/`file`, classes in sorted order."""
     images = find(folder / file, pattern, splits, inner)
@@ -170,7 +195,7 @@ def tiny_imagenet(folder: Path) -> Listing:
 _AIRCRAFT_CLASSES = {"manufacturer": "manufacturers.txt", "family": "families.txt", "variant": "variants.txt"}
 
 
-def aircraft(folder: Path, level: str) -> Listing:
+def aircraft(folder: Path, level: Annotated[str, OneOf(_AIRCRAFT_CLASSES)]) -> Listing:
     """Return FGVC-Aircraft, labelled by manufacturer, family or variant.
 
     The 20 rows of pixels at the bottom of each image name its photographer and are cut off, as the page asks for.

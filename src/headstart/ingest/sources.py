@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
@@ -20,9 +21,14 @@ from headstart.ingest.transfer import (
     label_of,
     length,
 )
+from headstart.knobs import Matching, Range
 
 PATIENCE = Patience()
 ADVICE = "put {file} into a directory and set data.archives to it, or set data.mirror"
+
+
+_URL = Matching(r"https?://\S+", "a URL that begins with http:// or https://")
+_HASH = Matching(r"(?i:md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})", "md5: or sha256: and the digits of the hash")
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,11 @@ class Archive:
     size, None where unknown, and no condition where `also` admits another wrapping.
     """
 
-    file: str
-    urls: tuple[str, ...]
-    hash: str | None = None
-    also: tuple[str, ...] = ()
-    num_bytes: int | None = None
+    file: Annotated[str, Matching(r"(?!\.)[^/\\]+", "the name of a file, without a folder")]
+    urls: tuple[Annotated[str, _URL], ...]
+    hash: Annotated[str | None, _HASH] = None
+    also: tuple[Annotated[str, _HASH], ...] = ()
+    num_bytes: Annotated[int | None, Range(1)] = None
 
     @property
     def size(self) -> int | None:

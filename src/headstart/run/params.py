@@ -4,8 +4,10 @@ A knob may be given per recipe (`{default: 40, paper: 150}`): `load_params` pick
 anything is checked. Every error names the file, the key, the value and what is allowed.
 """
 
+import functools
 import json
 import re
+import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ from headstart import settings
 from headstart.data.views import Views
 from headstart.errors import UserError
 from headstart.evaluation.probe import Probe
+from headstart.ingest import decoders
 from headstart.ingest.decoders import About, Chosen, KnownDecoder
 from headstart.ingest.sources import Archive
 from headstart.knobs import OneOf, Range, nearest
@@ -149,13 +152,16 @@ def to_params(tree: Tree) -> Params:
 _ADAPTER = pydantic.TypeAdapter(Params)
 
 
-def _explain(error: pydantic.ValidationError) -> str:
-    """The first problem in one line; a near miss of an unknown key is answered with the nearest known one."""
+def _explain(error: pydantic.ValidationError, above: tuple[str, ...] = ()) -> str:
+    """The first problem in one line; a near miss of an unknown key is answered with the nearest known one.
+
+    above: the key of the value that was validated.
+    """
     problems = error.errors(include_url=False)
     unknown = [problem for problem in problems if problem["type"] == "unexpected_keyword_argument"]
     problem = (unknown or problems)[0]
     where = _key_parts(problem)
-    key = ".".join(where)
+    key = ".".join([*above, *where])
     if unknown:
         known = _known_keys(where[:-1])
         allowed = f"allowed here: {', '.join(known)}"
@@ -164,9 +170,8 @@ def _explain(error: pydantic.ValidationError) -> str:
         return f"{settings.file_and_key(key)}: missing key"
     # a union has one problem per alternative
     messages = [_wording(other["msg"]) for other in problems if _key_parts(other) == where]
-    return _line(
-        key, problem["input"], "must be " + " or ".join(message.removeprefix("must be ") for message in messages)
-    )
+    alternatives = [message.removeprefix("must be ") for message in messages[1:]]
+    return _line(key, problem["input"], " or ".join([messages[0], *alternatives]))
 
 
 def _key_parts(problem: Any) -> list[str]:
@@ -183,6 +188,7 @@ def _wording(message: str) -> str:
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
     for theirs, ours in (
         ("a valid array", "a list"),
+        ("a valid tuple", "a list"),
         ("an object", "a mapping"),
         ("a valid ", "a "),
         ("a integer", "an integer"),
@@ -229,9 +235,26 @@ def _check_references(params: Params) -> None:
         if row.views not in params.views:
             allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
             raise UserError(_line(f"{DATASETS}:{name}.views", row.views, allowed))
+        _check_arguments(name, row.decoder)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", params.device):
         raise UserError(_line("device", params.device, "must be auto, cpu, cuda or cuda:N"))
     _check_probe(params)
+
+
+def _check_arguments(dataset: str, decoder: Chosen) -> None:
+    """Raise UserError for an argument that the decoder's signature does not allow."""
+    name = decoders.name_of(decoder)
+    for argument, value in decoders.arguments(decoder).items():
+        try:
+            _argument_adapter(name, argument).validate_json(json.dumps(value, default=str), strict=True)
+        except pydantic.ValidationError as error:
+            raise UserError(_explain(error, (f"{DATASETS}:{dataset}", "decoder", name, argument))) from None
+
+
+@functools.cache
+def _argument_adapter(decoder: str, argument: str) -> pydantic.TypeAdapter[Any]:
+    hints = typing.get_type_hints(decoders.DECODERS[decoder].list_images, include_extras=True)
+    return pydantic.TypeAdapter(hints[argument])
 
 
 def _check_mirror(mirror: str | None) -> None:
