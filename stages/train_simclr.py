@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from headstart.data.arrays import load_split
-from headstart.experiment.prepared import check_batch_size, prepare
+from headstart.experiment.prepared import prepare
 from headstart.experiment.pretraining import Method, assemble
 from headstart.run import files, paths, processes, tensors
 from headstart.run.inputs import Inputs
@@ -23,13 +23,11 @@ STAGE = "train_simclr"
 def main(dataset: str) -> None:
     """Train as one process, or launch several that share each batch."""
     inputs = Inputs(STAGE, dataset)
-    params, batch_size = inputs.params, inputs.params.dataset(dataset).batch_size
-    device = processes.pick_device(params.device)
-    if processes.shared_out(STAGE, dataset, batch_size, params.simclr.num_processes, device):
-        return
-    with processes.joined(device) as (group, device):
-        processes.check_batch(dataset, batch_size, group.size)
-        train(dataset, inputs, group, device)
+    params, device = inputs.params, processes.pick_device(inputs.params.device)
+    shares = (params.dataset(dataset).batch_size, params.simclr.num_processes)
+    with processes.sharing(STAGE, dataset, *shares, device) as (group, device):
+        if group is not None:
+            train(dataset, inputs, group, device)
 
 
 def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> None:
@@ -38,18 +36,17 @@ def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> N
     params, arrays, made = inputs.params, paths.prepared(dataset), paths.simclr_metrics(dataset)
     block, head = params.dataset(dataset), params.projector
     meta = files.read_json(arrays / "meta.json", made_by="prepare")
-    check_batch_size(dataset, block.batch_size, meta)
-    standardize = params.data.standardize
-    data = prepare(meta, partial(load_split, arrays), size=block.image_size, standardize=standardize, device=device)
+    read, size, standardize = partial(load_split, arrays), block.image_size, params.data.standardize
+    data = prepare(meta, read, size=size, standardize=standardize, device=device, batch_size=block.batch_size)
     embedding, errors, folder = None, None, paths.autoencoder(dataset, head.init, head.hidden_dim)
     if head.needs_autoencoder:
-        weights = tensors.read_tensors(folder / "autoencoder.safetensors", made_by="pretrain_autoencoder")
-        embedding = {name: weights[f"embedding.{name}"] for name in ("weight", "bias")}
+        coder = tensors.read_tensors(folder / "autoencoder.safetensors", made_by="pretrain_autoencoder")
+        embedding = {name: coder[f"embedding.{name}"] for name in ("weight", "bias")}
         errors = files.read_json(folder / "summary.json", made_by="pretrain_autoencoder")
     recipe = (params.backbone_here(), head, params.simclr, params.diagnostics, params.views_of(dataset))
     run = assemble(Method(*recipe, block.batch_size, params.seed), data, embedding, group)
-    begun = tensors.tensors_digest(run.state())
-    key = inputs.digest(data.hash, begun, group.size, tensors.numerics(device, run.precision))
+    numerics = tensors.numerics(device, run.precision)
+    key = inputs.digest(data.hash, tensors.tensors_digest(run.state()), group.size, numerics)
     checkpoint = tensors.FileCheckpoint(STAGE, key)
     if group.rank > 0:
         run.train(checkpoint)
@@ -66,17 +63,9 @@ def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> N
                     tracked.log_row("diagnostics", measured, step="step")
 
             result = run.train(checkpoint, on_epoch, watch.at)
-        summary = run.summary(result) | {"autoencoder": errors}
-        told = {"summary.json": summary, "curve.csv": result.curve_rows(), "diagnostics.csv": result.measured}
-        modules = {"backbone": run.backbone, "projector": run.projector}
-        with (
-            files.write_folder(paths.simclr(dataset)) as weights_folder,
-            files.write_folder(made) as out,
-            inputs.leaving(),
-        ):
-            named = {f"{name}.safetensors": module.state_dict() for name, module in modules.items()}
-            tensors.write_outs(weights_folder, named)
-            tensors.write_outs(out, told)
+        with files.write_folder(paths.simclr(dataset)) as kept, files.write_folder(made) as out, inputs.leaving():
+            tensors.write_outs(kept, run.weights())
+            tensors.write_outs(out, run.report(result, errors))
             image_grid(out / "views.png", run.example_views())
             if (folder / "reconstructions.png").exists():
                 shutil.copyfile(folder / "reconstructions.png", out / "reconstructions.png")

@@ -17,7 +17,10 @@ def test_every_make_target_exists():
 def test_every_override_names_a_key_of_the_settings():
     tree = settings.read_settings(ROOT)
     overrides = [
-        word for block in README_BLOCKS for word in shlex.split(block, comments=True) if re.match(r"[a-z_.0-9:]+=", word)
+        word
+        for block in README_BLOCKS
+        for word in shlex.split(block, comments=True)
+        if re.match(r"[a-z_.0-9:]+=", word)
     ]
     assert len(overrides) >= 8
     for override in overrides:

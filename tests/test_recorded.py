@@ -53,7 +53,7 @@ def test_dvc_sees_a_change_of_every_module_that_a_stage_reaches(workspace):
         if stage not in ("track", "prepare_target", "transfer"):  # these two have no element here
             for file in reached(stage):
                 stages_of.setdefault(workspace / file.relative_to(ROOT), set()).add(stage)
-    assert len(stages_of) > 60
+    assert len(stages_of) > 50
     for file, stages in stages_of.items():
         content = file.read_bytes()
         file.write_bytes(content + b"# changed\n")
@@ -65,7 +65,7 @@ def test_dvc_sees_a_change_of_every_module_that_a_stage_reaches(workspace):
 @pytest.mark.parametrize(
     ("file", "before", "after"),
     [
-        ("src/headstart/experiment/prepared.py", 'splits.get(UNLABELLED, splits["train"])', 'splits["val"]'),
+        ("src/headstart/experiment/prepared.py", "splits[own], *(", 'splits["val"], *('),
         ("src/headstart/experiment/monitor.py", "K = 20", "K = 5"),
     ],
 )
@@ -84,9 +84,9 @@ def test_what_went_unseen_once_is_seen(workspace, file, before, after):
 def begin(folder: Path, *more: str) -> "subprocess.Popen[str]":
     """`dvc exp run` of a long training, which has written a checkpoint."""
     command = [str(BIN / "dvc"), "exp", "run", *LONG, *more]
-    env = environment(HEADSTART_CHECKPOINT_SECONDS="0")
+    env = environment(HEADSTART_CHECKPOINT_SECONDS="1")
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True)
-    wait_for_steps(folder / ".cache/checkpoints/train_simclr", 2, process=process)
+    wait_for_steps(folder / ".cache/checkpoints/train_simclr", 1, process=process)
     return process
 
 

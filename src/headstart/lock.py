@@ -26,8 +26,8 @@ class Entry:
     """A stage on a dataset: files (None where the hash is not known yet) and settings as their files hold them.
 
     dataset: whose results it serves, empty for other datasets' arrays; target: the other dataset that a backbone is
-    judged on, if that is what the stage does; block: whose block of datasets.yaml counts; num_bytes: of its outs; command: as
-    dvc.lock has it.
+    judged on, if that is what the stage does; block: whose block of datasets.yaml counts; num_bytes: of its outs;
+    command: as dvc.lock has it.
     """
 
     stage: str

@@ -64,22 +64,19 @@ def prepare(
     size: int,
     standardize: bool | Standardize | None,
     device: torch.device,
+    batch_size: int = 1,
 ) -> Prepared:
     """Return a dataset from what `pack` said of it and the splits that `read` returns by name.
 
-    standardize: whether to standardise by this dataset's own statistics, or those of another one.
+    standardize: whether to standardise by this dataset's own statistics, or those of another one. Raises UserError
+    where what pretrains holds fewer images than batch_size.
     """
+    own = UNLABELLED if UNLABELLED in meta["num_images"] else "train"
+    if batch_size > (most := meta["num_images"][own]):
+        key = f"datasets.yaml: {meta['dataset']}.batch_size"
+        raise UserError(f"{key}: {batch_size} must be at most {most}, the {own} images")
     if isinstance(standardize, bool):
         standardize = Standardize(tuple(meta["mean"]), tuple(meta["std"])) if standardize else None
     names = [name for name in (*SPLITS, UNLABELLED) if name in meta["num_images"]]
     splits = {name: Images(read(name).to(device), size, standardize) for name in names}
-    pretrain = splits.get(UNLABELLED, splits["train"])
-    return Prepared(tuple(meta["classes"]), meta["hash"], pretrain, *(splits[name] for name in SPLITS))
-
-
-def check_batch_size(dataset: str, batch_size: int, meta: Mapping[str, Any]) -> None:
-    """Raise UserError where a batch does not fit into what pretrains, which `meta` tells the size of."""
-    split = UNLABELLED if UNLABELLED in meta["num_images"] else "train"
-    most = meta["num_images"][split]
-    if batch_size > most:
-        raise UserError(f"datasets.yaml: {dataset}.batch_size: {batch_size} must be at most {most}, the {split} images")
+    return Prepared(tuple(meta["classes"]), meta["hash"], splits[own], *(splits[name] for name in SPLITS))

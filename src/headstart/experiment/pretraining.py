@@ -123,8 +123,18 @@ class Run:
         self._num_told += len(rows)
         return rows
 
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Return file -> tensors of what is kept of the training."""
+        modules = {"backbone": self.backbone, "projector": self.projector}
+        return {f"{name}.safetensors": module.state_dict() for name, module in modules.items()}
+
+    def report(self, result: Result, autoencoder: dict[str, Any] | None) -> dict[str, Any]:
+        """Return file -> what is told of the training; autoencoder: the summary of the one that the head began from."""
+        summary = self.summary(result) | {"autoencoder": autoencoder}
+        return {"summary.json": summary, "curve.csv": result.curve_rows(), "diagnostics.csv": result.measured}
+
     def summary(self, result: Result) -> dict[str, Any]:
-        """Return what summary.json says of the training."""
+        """Return the training in numbers."""
         best = result.best
         return {
             "train_loss": best.train_loss,

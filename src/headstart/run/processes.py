@@ -103,14 +103,23 @@ def launch(stage: str, dataset: str, num: int) -> None:
             raise KeyboardInterrupt from None
 
 
-def shared_out(stage: str, dataset: str, batch_size: int, num: int, device: torch.device) -> bool:
-    """Return whether `num` processes were launched and have done a stage's work; not by one of them, nor of one."""
-    if num == 1 or launched():
-        return False
-    check_batch(dataset, batch_size, num)
-    check_devices(device, num)
-    launch(stage, dataset, num)
-    return True
+@contextmanager
+def sharing(
+    stage: str, dataset: str, batch_size: int, num: int, device: torch.device
+) -> Iterator[tuple[Group | None, torch.device]]:
+    """Yield the group and the device with which this process works on a stage's batches.
+
+    None in place of a group: nothing is left to do, since `num` processes were launched for it and have ended well.
+    """
+    if num > 1 and not launched():
+        check_batch(dataset, batch_size, num)
+        check_devices(device, num)
+        launch(stage, dataset, num)
+        yield None, device
+        return
+    with joined(device) as (group, device):
+        check_batch(dataset, batch_size, group.size)
+        yield group, device
 
 
 @contextmanager
