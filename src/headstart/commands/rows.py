@@ -15,10 +15,9 @@ from headstart.run.artifacts import write_text
 from headstart.run.stage import say
 from headstart.study import rows
 from headstart.sweep.cells import Cell, differing, load_cells, make_cells
-from headstart.sweep.clone import experiments
 from headstart.sweep.grid import Grid
-from headstart.sweep.ledger import Finished, Ledger
-from headstart.sweep.node import reason
+from headstart.sweep.ledger import EXPERIMENT, Finished, Ledger
+from headstart.sweep.run_cell import git, reason
 from headstart.sweep.state import DONE, FAILED, SweepState
 
 FOLDER = Path("sweeps/results")
@@ -77,7 +76,8 @@ def _failures(cells: Sequence[Cell], states: SweepState) -> list[str]:
 
 def _revisions(root: Path, done: Mapping[str, Finished]) -> str:
     """The commits whose code the cells ran, that of most cells first."""
-    baselines = {name: "".join(ref.split("/")[2:4]) for name, ref in experiments(root).items()}
+    refs = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    baselines = {found[1]: "".join(ref.split("/")[2:4]) for ref in refs if (found := EXPERIMENT.fullmatch(ref))}
     counts = Counter(baselines.get(row.name, row.commit)[:10] for row in done.values())
     return ", ".join(commit for commit, _ in counts.most_common())
 

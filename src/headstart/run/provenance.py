@@ -48,7 +48,7 @@ def experiment_of_workspace() -> str:
         here = git("hash-object", str(LOCK))
         refs = git("for-each-ref", "--format=%(refname)", "refs/exps")
         names = [ref for ref in refs.splitlines() if re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/[^/]+", ref)]
-        equal = [ref.rpartition("/")[2] for ref in names if git("rev-parse", f"{ref}:{LOCK}") == here]
+        equal = [ref.rpartition("/")[2] for ref in names if git("rev-parse", f"{ref}:./{LOCK}") == here]
         return min(equal, default="")
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -244,7 +244,7 @@ def read_lock(root: Path, revision: str) -> dict[str, Any]:
     """Return the stages of dvc.lock at a commit, or of the workspace; none where there is no such file."""
     try:
         lock = root / "dvc.lock"
-        text = lock.read_text() if revision == WORKSPACE else _git(root, "show", f"{revision}:dvc.lock")
+        text = lock.read_text() if revision == WORKSPACE else _git(root, "show", f"{revision}:./dvc.lock")
         return yaml.load(text, Loader=_LOADER)["stages"]
     except (OSError, subprocess.CalledProcessError, KeyError, TypeError):
         return {}

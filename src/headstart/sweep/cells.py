@@ -88,11 +88,6 @@ def exp_run_arguments(cell: Cell) -> list[str]:
     return [word for key, value in cell.overrides.items() for word in ("-S", f"{key}={_override(value)}")]
 
 
-def set_params(cell: Cell) -> list[str]:
-    """Return the values of `-S` alone, as DVC's Python interface takes them."""
-    return exp_run_arguments(cell)[1::2]
-
-
 def read_pipeline(root: Path) -> Pipeline:
     """Return dvc.yaml below `root` with the hashes of the code that it names, as DVC computes them."""
     definition = read_yaml(root / "dvc.yaml")

@@ -1,10 +1,12 @@
-"""The engines that run cells, chosen by name: DVC's queue on one machine, Ray on a cluster."""
+"""The engines that run cells, chosen by name: a pool of clones on one machine, Ray on a cluster."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from headstart.errors import UserError
 from headstart.sweep.cells import Cell
+from headstart.sweep.run_cell import git
 from headstart.sweep.state import SweepState
 
 
@@ -31,8 +33,14 @@ class EngineOptions:
 Engine = Callable[[Path, str, Sequence[Cell], SweepState, EngineOptions], None]
 
 
-def _queue(root: Path, revision: str, cells: Sequence[Cell], states: SweepState, options: EngineOptions) -> None:
-    from headstart.sweep.queue import run  # type: ignore[import-not-found, import-untyped, unused-ignore]
+def check_history(root: Path) -> None:
+    """Raise UserError where a repository is a shallow clone: its experiments would be lost."""
+    if git(root, "rev-parse", "--is-shallow-repository") == "true":
+        raise UserError(f"{root}: a shallow clone, which loses experiments; run: git fetch --unshallow")
+
+
+def _pool(root: Path, revision: str, cells: Sequence[Cell], states: SweepState, options: EngineOptions) -> None:
+    from headstart.sweep.pool import run
 
     run(root, revision, cells, states, options)
 
@@ -43,4 +51,10 @@ def _ray(root: Path, revision: str, cells: Sequence[Cell], states: SweepState, o
     run(root, revision, cells, states, options)
 
 
-ENGINES: dict[str, Engine] = {"queue": _queue, "ray": _ray}
+DEFAULT = "pool"
+ENGINES: dict[str, Engine] = {DEFAULT: _pool, "ray": _ray}
+# name -> what became of it
+GONE = {
+    "queue": "DVC's queue is no engine any more; leave --engine out: a pool of clones on this machine runs the cells; "
+    "dvc exp run --queue and dvc queue start stay DVC's own"
+}

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from headstart.data.table import KINDS
 from headstart.errors import UserError
 from headstart.machine import processor
-from headstart.models.backbone import Backbone, build_backbone
 from headstart.run.params import Loader, to_params
 from headstart.run.tracked import TrackedRun, read_runs
 from headstart.sweep.cells import Work, load_cells, work_of
@@ -69,6 +67,10 @@ def bytes_of_weights(work: Work) -> int:
 @functools.cache
 def bytes_of_backbone(arch: str, stem: str) -> int:
     """Return the bytes of a backbone's state dict, built without memory."""
+    import torch
+
+    from headstart.models.backbone import Backbone, build_backbone
+
     with torch.device("meta"):
         backbone = build_backbone(Backbone(arch, stem, "none"), 0)
     return sum(tensor.numel() * tensor.element_size() for tensor in backbone.state_dict().values())
@@ -147,6 +149,8 @@ def _rates(root: Path) -> dict[tuple[str, int], float]:
 
 
 def _is_this_machine(machine: Mapping[str, Any]) -> bool:
+    import torch
+
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     if here or machine["accelerator"]:
         return bool(here and here in str(machine["accelerator"]))

@@ -84,7 +84,8 @@ class Ledger:
 
     def _contents(self, commits: Iterable[str]) -> Iterator[tuple[bytes, bytes]]:
         """dvc.lock and metrics.json at each commit, empty where it has none."""
-        names = [f"{commit}:{file}" for commit in commits for file in ("dvc.lock", paths.METRICS.as_posix())]
+        prefix = _git(self.root, "rev-parse", "--show-prefix").strip()  # of a project in a larger repository
+        names = [f"{commit}:{prefix}{file}" for commit in commits for file in ("dvc.lock", paths.METRICS.as_posix())]
         given = "\n".join(names).encode() + b"\n"
         done = subprocess.run(
             ["git", "cat-file", "--batch"], cwd=self.root, input=given, capture_output=True, check=True
