@@ -43,7 +43,7 @@ def screen(cells: Sequence[Cell], finished: Mapping[str, Finished], states: Swee
     parts: list[RenderableType] = [_headline(cells, kinds, rows, states), _table(cells, kinds, finished)]
     for cell in running[:SHOWN]:
         since = _clock(time.time() - rows[cell.name].started)
-        last = states.tail(cell.name, 1, rows[cell.name].log)
+        last = states.tail(cell.name, 1)
         parts.append(
             Text(
                 f"running {cell.name} {since}  {describe(cell, cells)}  {' '.join(last)}",
