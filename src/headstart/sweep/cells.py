@@ -6,15 +6,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart.errors import UserError
 from headstart.knobs import nearest
 from headstart.run.artifacts import digest, write_text
-from headstart.run.params import Params, read_yaml, to_params
+from headstart.run.params import read_yaml
 from headstart.sweep import pipeline
 from headstart.sweep.grid import Grid, Overrides
 from headstart.sweep.pipeline import Pipeline
+
+if TYPE_CHECKING:  # its checks import torch, which saved cells do without
+    from headstart.run.params import Params
 
 DIGITS = 10  # of the identity, in a name: among 10,000 cells two are alike with probability 5e-5
 
@@ -59,6 +62,8 @@ def make_cells(grid: Grid, root: Path = Path()) -> tuple[Cell, ...]:
     Cells that come to the same settings, as `freeze: auto` and what it means, are one. Raises UserError, before
     anything runs, for a key that params.yaml does not have and for the first cell whose parameters are not valid.
     """
+    from headstart.run.params import to_params
+
     tree = read_yaml(root / "params.yaml")
     to_params(tree)  # what is wrong from here on is the grid's
     stages = read_pipeline(root)
@@ -95,7 +100,7 @@ def read_pipeline(root: Path) -> Pipeline:
     return Pipeline(definition, {dep: _md5(root / dep) for dep in named if (root / dep).is_file()})
 
 
-def work_of(params: Params, dataset: str) -> Work:
+def work_of(params: "Params", dataset: str) -> Work:
     """Return what a run on a dataset has to do."""
     row, coder = params.dataset(dataset), params.autoencoder
     return Work(
@@ -138,8 +143,10 @@ def _cell(sweep: str, overrides: Overrides, work: Work, stages: Pipeline, tree: 
     return Cell(f"{sweep}-{identity[:DIGITS]}", overrides, identity, work.dataset, shared, work)
 
 
-def _validated(tree: Mapping[str, Any], overrides: Overrides) -> Params:
+def _validated(tree: Mapping[str, Any], overrides: Overrides) -> "Params":
     """The validated parameters of a cell, over a file that is valid: most rows of `data` need no second look."""
+    from headstart.run.params import to_params
+
     named = {key.split(".")[1] for key in overrides if key.startswith("data.")}
     for value in (*overrides.values(), *(tree.get("datasets") or [])):
         named |= set(value if isinstance(value, list) else [value])
