@@ -1,4 +1,4 @@
-"""What a sweep itself costs: planning large grids, and cells whose stages take no time, by DVC's queue."""
+"""What a sweep itself costs: planning large grids, and cells whose stages take no time, by the pool of one machine."""
 
 import importlib.util
 import json
@@ -63,9 +63,9 @@ def plans(folder: Path, quick: bool) -> list[Row]:
 
 
 def overhead(folder: Path, num_cells: int) -> list[Row]:
-    """A whole sweep whose stages only leave files: the queue, DVC's cache, git and nine Python processes a cell."""
+    """A whole sweep whose stages only leave files: clones, DVC's cache, git and nine Python processes a cell."""
     seconds = sweep_seconds(folder, "run", "stubbed", "--jobs", "2")
-    case = f"{num_cells} cells of stub stages by the queue, 2 jobs"
+    case = f"{num_cells} cells of stub stages by the pool, 2 jobs"
     rows = [Row(f"{case}: per cell", seconds / num_cells, unit="s", bar=CELL_BAR, at_most=True)]
     again = sweep_seconds(folder, "run", "stubbed", "--jobs", "2")
     return [*rows, Row(f"{case}: the same command when all is done", again, unit="s")]

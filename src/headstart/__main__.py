@@ -145,8 +145,8 @@ def _sweep_options(command: argparse.ArgumentParser) -> None:
         parsers[name].add_argument("--jobs", type=int, metavar="N", help="cells at once on this machine (default: 1)")
     for name in ("run", "resume", "retry"):
         add = parsers[name].add_argument
-        add("--engine", metavar="NAME", help="queue (DVC's, on this machine: the default) or ray (a cluster)")
-        add("--devices", metavar="0,1", help="queue: CUDA_VISIBLE_DEVICES of the runs, in turn (more jobs: they share)")
+        add("--engine", metavar="NAME", help="pool (clones on this machine: the default) or ray (a cluster)")
+        add("--devices", metavar="0,1", help="pool: CUDA_VISIBLE_DEVICES of the runs, in turn (more jobs: they share)")
         add("--attempts", type=int, metavar="N", help="how often a cell is begun that is lost to a kill (default: 3)")
         add("--address", metavar="HOST:PORT", help="ray: the cluster's head (default: auto, the one on this machine)")
         add("--gpus-per-run", type=float, metavar="X", help="ray: of a GPU, as 0.25 for four runs on each (default: 0)")

@@ -10,7 +10,7 @@ import yaml
 from headstart.errors import UserError
 from headstart.run.params import read_yaml
 from headstart.sweep import pipeline
-from headstart.sweep.cells import exp_run_arguments, load_cells, make_cells, read_pipeline, save_cells, set_params
+from headstart.sweep.cells import exp_run_arguments, load_cells, make_cells, read_pipeline, save_cells
 from headstart.sweep.grid import read_grid
 from headstart.sweep.plan import in_order
 from tests.checkouts import ROOT
@@ -201,7 +201,7 @@ def test_dvc_makes_the_same_parameters_of_the_arguments(place):
     (cell,) = make_cells(read_grid(place / "g.yaml"), place)
     expected = pipeline.with_overrides(read_yaml(place / "params.yaml"), cell.overrides)
     assert exp_run_arguments(cell)[::2] == ["-S"] * len(cell.overrides)
-    apply_overrides(place / "params.yaml", set_params(cell))
+    apply_overrides(place / "params.yaml", exp_run_arguments(cell)[1::2])
     assert read_yaml(place / "params.yaml") == expected
 
 

@@ -15,9 +15,9 @@ import yaml
 from headstart.errors import UserError
 from headstart.sweep.cells import Cell, make_cells
 from headstart.sweep.cluster import check, connected
-from headstart.sweep.engines import EngineOptions
 from headstart.sweep.grid import read_grid
 from headstart.sweep.ledger import Ledger
+from headstart.sweep.options import EngineOptions
 from headstart.sweep.state import SweepState
 from tests.checkouts import BIN, environment, run
 from tests.sweep.nodes import (
@@ -245,7 +245,7 @@ def test_the_remote_has_every_out(swept):
 
 
 @pytest.mark.kills
-def test_the_queue_gives_the_same_bits(swept, tmp_path):
+def test_the_pool_gives_the_same_bits(swept, tmp_path):
     root = repository(tmp_path, str(tmp_path / "store"), SIXTEEN)
     status, output = with_deadline(drive(root, swept.nodes, "run", "--jobs", "2"), 600)
     assert status == 0, output
@@ -253,11 +253,11 @@ def test_the_queue_gives_the_same_bits(swept, tmp_path):
     names = {cell.identity for cell in cells_of(root)}
     assert len(names) == 16
     for identity in names:
-        queued, sent = (
+        pooled, sent = (
             run(folder, "git", "show", f"{found[identity].commit}:metrics/metrics.json").stdout
             for folder, found in ((root, here), (swept.root, there))
         )
-        assert queued == sent
+        assert pooled == sent
 
 
 @pytest.mark.kills

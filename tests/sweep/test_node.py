@@ -1,4 +1,4 @@
-"""What the Ray engine relies on at a node: locks, processes that end with their task, publication without loss."""
+"""What engines rely on at a cell: locks, processes that end with what runs it, publication without loss."""
 
 import os
 import signal
@@ -6,13 +6,25 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from headstart.sweep import node
-from headstart.sweep.node import Site, experiment_ref, free_slot, fresh_clone, git, publish, published, reason
+from headstart.sweep import node, run_cell
+from headstart.sweep.node import free_slot
+from headstart.sweep.run_cell import (
+    LOST,
+    Site,
+    experiment_ref,
+    fresh_clone,
+    git,
+    persistently,
+    publish,
+    published,
+    reason,
+)
 from tests.checkouts import run
 from tests.sweep.nodes import wait_for
 
@@ -30,10 +42,11 @@ def site(tmp_path, monkeypatch) -> Site:
     run(tmp_path, "git", "init", "-q", "-b", "main", str(work))
     (work / ".dvc").mkdir()
     (work / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n")
+    (work / ".gitignore").write_text("/data/*\n/models/*\n/metrics/simclr/\n")
     run(work, "git", "add", "-A")
     run(work, "git", "commit", "-qm", "start")
     run(work, "git", "push", "-q", str(origin), "main")
-    return Site(str(origin), git(work, "rev-parse", "HEAD"), "", {})
+    return Site(str(origin), git(work, "rev-parse", "HEAD"))
 
 
 def experiment(site: Site, clone: Path, name: str, text: str) -> str:
@@ -51,8 +64,6 @@ def test_publications_at_once_lose_nothing(site, tmp_path):
         publish(site, clone, name)
         return commit
 
-    for name in NAMES:
-        (tmp_path / "node" / "slots" / name).mkdir(parents=True)
     with ThreadPoolExecutor(len(NAMES)) as pool:
         commits = list(pool.map(cell, NAMES))
     refs = git(Path(site.url), "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps").split("\n")
@@ -62,7 +73,6 @@ def test_publications_at_once_lose_nothing(site, tmp_path):
 def test_the_first_publication_of_a_name_stays(site, tmp_path):
     commits = []
     for slot in ("0", "1"):
-        (tmp_path / "node" / "slots" / slot).mkdir(parents=True)
         clone = fresh_clone(site, tmp_path / "node" / "slots" / slot)
         commits.append(experiment(site, clone, "cell", slot))
         publish(site, clone, "cell")
@@ -72,10 +82,12 @@ def test_the_first_publication_of_a_name_stays(site, tmp_path):
 
 def test_a_used_clone_is_as_a_new_one(site, tmp_path):
     slot = tmp_path / "node" / "slots" / "0"
-    slot.mkdir(parents=True)
     clone = fresh_clone(site, slot)
     experiment(site, clone, "cell", "killed")
     (clone / "left").write_text("over")
+    for folder in ("metrics/simclr", "models", "data"):
+        (clone / folder).mkdir(parents=True)
+        (clone / folder / "of_another_cell").touch()
     (clone / ".dvc" / ".gitignore").write_text("edited")
     (clone / ".git" / "index.lock").touch()
     git(clone, "symbolic-ref", "refs/exps/exec/EXEC_BRANCH", "refs/exps/gone")
@@ -83,6 +95,15 @@ def test_a_used_clone_is_as_a_new_one(site, tmp_path):
     assert git(clone, "status", "--porcelain") == "" and git(clone, "rev-parse", "HEAD") == site.revision
     assert git(clone, "for-each-ref", "refs/exps") == ""
     assert not (clone / ".git" / "refs" / "exps" / "exec" / "EXEC_BRANCH").exists()
+    assert [str(file.relative_to(clone)) for file in clone.rglob("of_another_cell")] == ["data/of_another_cell"]
+
+
+def test_a_commit_that_is_on_no_branch_is_cloned_and_found_later(site, tmp_path):
+    slot = tmp_path / "slots" / "0"
+    fresh_clone(site, slot)
+    commit = git(Path(site.url), "commit-tree", f"{site.revision}^{{tree}}", "-p", site.revision, "-m", "detached")
+    for place in (slot, tmp_path / "slots" / "1"):
+        assert git(fresh_clone(replace(site, revision=commit), place), "rev-parse", "HEAD") == commit
 
 
 def test_repositories_share_no_clones():
@@ -100,7 +121,8 @@ def test_no_two_tasks_have_one_slot(tmp_path):
 TASK = """
 import os, sys
 from pathlib import Path
-from headstart.sweep.node import free_slot, run_supervised
+from headstart.sweep.node import free_slot
+from headstart.sweep.run_cell import run_supervised
 with free_slot(Path(sys.argv[1])) as (slot, lock):
     job = ["sh", "-c", "sleep 300 & sleep 301"]
     sys.exit(run_supervised(job, slot, os.environ, slot / "log", [lock]))
@@ -140,10 +162,26 @@ def test_a_failure_is_told_by_the_line_that_says_why(log, why):
     assert reason(log).startswith(why)
 
 
+@pytest.mark.parametrize("command", ["kill -9 $$", "exit 3", "exit 255", "exit 0"])
+def test_a_kill_is_told_from_a_failure_and_an_attempt_by_its_own_lines(tmp_path, monkeypatch, site, command):
+    monkeypatch.setattr(run_cell, "command", lambda run, site: ["sh", "-c", f"echo new; {command}"])
+    log = tmp_path / "log"
+    log.write_text("error: of the attempt before, exited with -9\n")
+    end = run_cell.run_cell(run_cell.Run("cell", (), "prepare"), site, tmp_path / "slot", log)
+    killed, failed = run_cell.End("its process was killed", lost=True), run_cell.End("new")
+    assert end == {"kill -9 $$": killed, "exit 0": run_cell.End()}.get(command, failed)
+
+
+def test_stages_that_were_ended_by_signals_are_lost():
+    said = "ERROR: failed to reproduce 'train': failed to run: python -m stages.x, exited with"
+    assert all(LOST.search(f"{said} {status}") for status in (-9, -15, 137, 143))
+    assert not any(LOST.search(f"{said} {status}") for status in (1, 2, 255))
+
+
 @pytest.mark.parametrize("failures", [0, 2, 6])
 def test_a_remote_that_is_away_is_tried_six_times(monkeypatch, capfd, failures):
     pauses: list[float] = []
-    monkeypatch.setattr(node.time, "sleep", pauses.append)
+    monkeypatch.setattr(run_cell.time, "sleep", pauses.append)
     calls = iter(range(100))
 
     def work() -> str:
@@ -153,7 +191,7 @@ def test_a_remote_that_is_away_is_tried_six_times(monkeypatch, capfd, failures):
 
     if failures == 6:
         with pytest.raises(OSError, match="away"):
-            node.persistently(work, errors=OSError)
+            persistently(work, errors=OSError)
     else:
-        assert node.persistently(work, errors=OSError) == "there"
+        assert persistently(work, errors=OSError) == "there"
     assert len(pauses) == min(failures, 5) == capfd.readouterr().err.count("away")

@@ -59,8 +59,8 @@ def test_an_unreadable_state_is_one_that_waits(states, rubbish):
 
 def test_one_process_drives_a_sweep(states):
     assert not states.is_driven()
-    with states.driving(engine="queue"):
-        assert states.is_driven() and states.driver()["engine"] == "queue"
+    with states.driving(engine="pool"):
+        assert states.is_driven() and states.driver()["engine"] == "pool"
         with pytest.raises(UserError, match=f"t: is run already, by process {os.getpid()}"), states.driving():
             pass
         states.request_stop()

@@ -59,8 +59,8 @@ def test_one_screen_tells_how_far_it_is(cells, states):
     assert "0.9300" in shown and "activation tanh, seed 0" in shown
     assert "    | out of memory [100 MB]" in shown
     assert rerun(cells[3]) in " ".join(shown.split())
-    with states.driving(engine="queue"):
-        assert f"left (queue, process {os.getpid()})" in text(screen(cells, finished, states))
+    with states.driving(engine="pool"):
+        assert f"left (pool, process {os.getpid()})" in text(screen(cells, finished, states))
 
 
 def test_git_says_what_is_done(cells, states):

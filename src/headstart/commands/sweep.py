@@ -18,15 +18,15 @@ from headstart.errors import UserError
 from headstart.knobs import nearest
 from headstart.run.stage import say
 from headstart.sweep.cells import load_cells, make_cells, save_cells
-from headstart.sweep.engines import ENGINES, EngineOptions
-from headstart.sweep.estimate import bytes_of_weights, estimate
+from headstart.sweep.engines import DEFAULT, ENGINES, GONE
 from headstart.sweep.grid import Grid, read_grid
 from headstart.sweep.ledger import Ledger
+from headstart.sweep.options import EngineOptions
 from headstart.sweep.plan import Plan, make_plan
 from headstart.sweep.state import FAILED, SweepState
 from headstart.sweep.view import describe, show
 
-CODE = ("params.yaml", "dvc.yaml", "src", "stages")
+CODE = ("params.yaml", "datasets.yaml", "dvc.yaml", "src", "stages")
 STOP_SECONDS = 60.0
 KEPT = ("jobs", "devices", "attempts", "address", "gpus_per_run", "cpus_per_run", "checkpoints")
 
@@ -87,10 +87,13 @@ def drive(grid: Grid, root: Path, states: SweepState, options: argparse.Namespac
 
 def engine_options(options: argparse.Namespace, last: dict[str, Any]) -> tuple[str, EngineOptions]:
     """Return the engine's name and options: the command line's, else those of the last time, else the defaults."""
-    engine = options.engine or last.get("engine", "queue")
+    before = last.get("engine", DEFAULT)
+    before = DEFAULT if before in GONE else before
+    engine = options.engine or before
     if engine not in ENGINES:
-        raise UserError(f"--engine {engine}: must be one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
-    kept = last.get("options", {}) if engine == last.get("engine") else {}
+        known = f"must be one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}"
+        raise UserError(f"--engine {engine}: {GONE.get(engine, known)}")
+    kept = last.get("options", {}) if engine == before else {}
     given = {name: getattr(options, name) for name in KEPT if getattr(options, name) is not None}
     if "devices" in given:
         given["devices"] = tuple(filter(None, given["devices"].split(",")))
@@ -108,7 +111,8 @@ def committed(root: Path) -> str:
         return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
 
     try:
-        changed = [line[3:] for line in git("status", "--porcelain", "--", *CODE).splitlines()]
+        prefix = git("rev-parse", "--show-prefix").strip()
+        changed = [line[3:].removeprefix(prefix) for line in git("status", "--porcelain", "--", *CODE).splitlines()]
         if changed:
             raise UserError(
                 f"{', '.join(changed[:3])}: not committed; experiments belong to a commit: git commit -a, or "
@@ -121,7 +125,7 @@ def committed(root: Path) -> str:
 
 def stop(states: SweepState) -> None:
     """Ask the process that drives the sweep to end, and wait; end what a killed one left."""
-    from headstart.sweep.workers import end, processes_of
+    from headstart.sweep.pool import end_processes
 
     if states.is_driven():
         states.request_stop()
@@ -133,8 +137,7 @@ def stop(states: SweepState) -> None:
             raise UserError(
                 f"{states.sweep}: process {states.driver()['pid']} has not ended within {STOP_SECONDS:.0f} s"
             )
-    left = processes_of(states.folder / "clone")
-    end(left)
+    end_processes(states.folder)
     say(f"{states.sweep}: stopped; to go on: python -m headstart sweep resume {states.sweep}")
 
 
@@ -157,6 +160,8 @@ def print_plan(grid: Grid, root: Path, jobs: int, every_cell: bool) -> None:
 
 def costs(plan: Plan, root: Path, jobs: int) -> Table:
     """Return hours and disk of what is to run, by dataset; `unknown` where nothing tells."""
+    from headstart.sweep.estimate import bytes_of_weights, estimate
+
     finished = [cell.work for cell in plan.cells if cell.name in plan.done and cell.work]
     works = {cell.work for cell in plan.todo if cell.work}
     estimates = estimate(works, root, finished, _experiment(root) if works & set(finished) else "")

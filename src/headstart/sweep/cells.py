@@ -97,11 +97,6 @@ def exp_run_arguments(cell: Cell) -> list[str]:
     return [word for key, value in cell.overrides.items() for word in ("-S", f"{key}={_override(value)}")]
 
 
-def set_params(cell: Cell) -> list[str]:
-    """Return the values of `-S` alone, as DVC's Python interface takes them."""
-    return exp_run_arguments(cell)[1::2]
-
-
 def work_of(params: "Params", dataset: str) -> Work:
     """Return what a run on a dataset has to do."""
     row, coder = params.dataset(dataset), params.autoencoder

@@ -19,10 +19,11 @@ from typing import Any
 
 from headstart.errors import UserError
 from headstart.run.stage import say
-from headstart.sweep import node
+from headstart.sweep import node, run_cell
 from headstart.sweep.cells import Cell, exp_run_arguments
-from headstart.sweep.engines import EngineOptions
-from headstart.sweep.node import Job, Outcome, Site, experiment_ref, git, told
+from headstart.sweep.node import Job, Outcome
+from headstart.sweep.options import EngineOptions, check_history
+from headstart.sweep.run_cell import Run, Site, committer, experiment_ref, git, persistently, prefix_of, told
 from headstart.sweep.state import SweepState
 
 POLL_SECONDS = 2.0
@@ -62,17 +63,17 @@ def check(root: Path, revision: str, options: EngineOptions) -> Site:
         print(
             "warning: MLFLOW_TRACKING_URI names no server (http://..): the runs will not be in MLflow", file=sys.stderr
         )
-    shared = str(Path(options.checkpoints).resolve()) if options.checkpoints else ""
-    return Site(url, revision, shared, environment)
+    if options.checkpoints:
+        environment["HEADSTART_SHARED"] = str(Path(options.checkpoints).resolve())
+    return Site(url, revision, prefix_of(root), environment, remote=True)
 
 
 def check_git(root: Path, revision: str) -> str:
     """Return the URL of the git remote, from which the nodes clone the commit."""
-    if git(root, "rev-parse", "--is-shallow-repository") == "true":
-        raise UserError(f"{root}: a shallow clone, which loses experiments; run: git fetch --unshallow")
+    check_history(root)
     if GIT_REMOTE not in git(root, "remote").split():
         raise UserError(f"{root}: no git remote {GIT_REMOTE}, from which nodes clone; run: git remote add origin URL")
-    changed = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".").splitlines()
     if changed:
         raise UserError(f"{changed[0][2:].strip()}: differs from the commit, which nodes run; commit or restore it")
     git(root, "fetch", "--quiet", GIT_REMOTE)
@@ -83,17 +84,10 @@ def check_git(root: Path, revision: str) -> str:
     return git(root, "remote", "get-url", GIT_REMOTE)
 
 
-def committer(root: Path) -> dict[str, str]:
-    """Return the variables with which a node commits as whoever starts the sweep; raises where git knows nobody."""
-    name, _, rest = git(root, "var", "GIT_COMMITTER_IDENT").partition(" <")
-    values = {"NAME": name, "EMAIL": rest.partition(">")[0]}
-    return {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in values.items()}
-
-
 def check_dvc(root: Path, revision: str) -> None:
     """Check that the committed .dvc/config, which the nodes read, has a default remote that answers."""
     config = configparser.ConfigParser(interpolation=None)
-    config.read_string(git(root, "show", f"{revision}:.dvc/config"))
+    config.read_string(git(root, "show", f"{revision}:./.dvc/config"))
     name = config.get("core", "remote", fallback="")
     url = config.get(f"'remote \"{name}\"'", "url", fallback="")
     if not url:
@@ -129,7 +123,7 @@ def fetch(root: Path, site: Site, names: Sequence[str]) -> None:
     refs = [experiment_ref(site.revision, name) for name in names]
     for start in range(0, len(refs), REFS):
         specs = [f"+{ref}:{ref}" for ref in refs[start : start + REFS]]
-        node.persistently(git, root, "fetch", "--quiet", "--no-write-fetch-head", GIT_REMOTE, *specs)
+        persistently(git, root, "fetch", "--quiet", "--no-write-fetch-head", GIT_REMOTE, *specs)
 
 
 @contextmanager
@@ -153,7 +147,8 @@ def connected(options: EngineOptions) -> Any:
         raise UserError(f"--address {address}: no Ray cluster to work with: {str(error).splitlines()[0]}") from None
     try:
         wait_for_room(ray, options)
-        ray.cloudpickle.register_pickle_by_value(node)
+        for module in (node, run_cell):
+            ray.cloudpickle.register_pickle_by_value(module)
         yield ray
     finally:
         ray.shutdown()
@@ -187,8 +182,8 @@ def jobs(cells: Sequence[Cell]) -> list[tuple[Job, list[str]]]:
     data_of, autoencoder_of = {}, {}
 
     def add(key: str, target: str, members: Sequence[Cell], needed: list[str]) -> str:
-        runs = tuple((cell.name, tuple(exp_run_arguments(cell))) for cell in members)
-        found.append((Job(key, target, runs), needed))
+        runs = tuple(Run(cell.name, tuple(exp_run_arguments(cell)), target) for cell in members)
+        found.append((Job(key, runs), needed))
         return key
 
     for (dataset, seed), members in grouped(cells, lambda cell: (cell.dataset, cell.overrides.get("seed"))):

@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from headstart import settings
 from headstart.errors import UserError
 from headstart.machine import processor
-from headstart.models.backbone import Backbone, build_backbone
-from headstart.run.params import to_params
 from headstart.sweep.cells import Work, load_cells, work_of
 from headstart.sweep.state import DONE, SweepState
 from headstart.tracking.tracked import TrackedRun, read_runs
@@ -67,6 +63,10 @@ def bytes_of_weights(work: Work) -> int:
 @functools.cache
 def bytes_of_backbone(arch: str, stem: str) -> int:
     """Return the bytes of a backbone's state dict, built without memory."""
+    import torch
+
+    from headstart.models.backbone import Backbone, build_backbone
+
     with torch.device("meta"):
         backbone = build_backbone(Backbone(arch, stem, "none"), 0)
     return sum(tensor.numel() * tensor.element_size() for tensor in backbone.state_dict().values())
@@ -106,6 +106,8 @@ def _works(run: TrackedRun, known: Mapping[str, Any]) -> list[Work]:
     tree = settings.nested(run.params)
     for name, block in tree[settings.DATASETS].items():
         block.update({"archives": None, "about": (known.get(name) or {}).get("about")})
+    from headstart.run.params import to_params
+
     tree[settings.PARAMS].setdefault("tracking", {"enabled": True, "experiment": "", "log_model": False})
     try:
         params = to_params(tree)
@@ -142,6 +144,8 @@ def _rates(root: Path) -> dict[tuple[str, int], float]:
 
 
 def _is_this_machine(machine: Mapping[str, Any]) -> bool:
+    import torch
+
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     if here or machine["accelerator"]:
         return bool(here and here in str(machine["accelerator"]))

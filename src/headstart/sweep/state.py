@@ -69,7 +69,7 @@ class SweepState:
         write_text(self._file(name), json.dumps(asdict(state), indent=1) + "\n")
         return state
 
-    def begin(self, name: str, pid: int, host: str = "", log: str = "") -> CellState:
+    def begin(self, name: str, pid: int, host: str = "") -> CellState:
         """Note that a process works on a cell: one more attempt. `host`: where, this machine by default."""
         now = time.time()
         born = 0.0 if host else _born(pid)
@@ -84,7 +84,7 @@ class SweepState:
             started=now,
             ended=0.0,
             seen=now,
-            log=log or str(self.log(name)),
+            log=str(self.log(name)),
             error="",
         )
 
@@ -121,10 +121,10 @@ class SweepState:
         """Return where a cell's output goes; attempts follow each other in it."""
         return self.folder / "logs" / f"{name}.log"
 
-    def tail(self, name: str, lines: int = 5, log: str = "") -> list[str]:
-        """Return the last lines of a cell's log that say something; `log`: another file, as of a run under way."""
+    def tail(self, name: str, lines: int = 5) -> list[str]:
+        """Return the last lines of a cell's log that say something."""
         try:
-            with Path(log or self.log(name)).open("rb") as file:
+            with self.log(name).open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
                 text = file.read().decode(errors="replace")
         except OSError:

@@ -40,10 +40,10 @@ def screen(cells: Sequence[Cell], finished: Mapping[str, Finished], states: Swee
     kinds = {cell.name: kind_of(cell, rows[cell.name], finished, states) for cell in cells}
     running = [cell for cell in cells if kinds[cell.name] == RUNNING]
     failed = [cell for cell in cells if kinds[cell.name] == FAILED]
-    parts: list[RenderableType] = [_headline(cells, kinds, rows, states), _table(cells, kinds, finished)]
+    parts: list[RenderableType] = [_headline(cells, kinds, rows, states, finished), _table(cells, kinds, finished)]
     for cell in running[:SHOWN]:
         since = _clock(time.time() - rows[cell.name].started)
-        last = states.tail(cell.name, 1, rows[cell.name].log)
+        last = states.tail(cell.name, 1)
         parts.append(
             Text(
                 f"running {cell.name} {since}  {describe(cell, cells)}  {' '.join(last)}",
@@ -81,11 +81,19 @@ def rerun(cell: Cell) -> str:
 
 
 def _headline(
-    cells: Sequence[Cell], kinds: Mapping[str, str], rows: Mapping[str, CellState], states: SweepState
+    cells: Sequence[Cell],
+    kinds: Mapping[str, str],
+    rows: Mapping[str, CellState],
+    states: SweepState,
+    finished: Mapping[str, Finished],
 ) -> RenderableType:
     counts = {kind: list(kinds.values()).count(kind) for kind in (DONE, RUNNING, "waiting", FAILED, "lost")}
+    by_row = sum(bool((result := result_of(cell, finished)) and result.file) for cell in cells)
+    more = {DONE: f" ({by_row} known by their row in sweeps/results only)" if by_row else ""}
     said = ", ".join(
-        f"{number} {kind}" for kind, number in counts.items() if number or kind in (DONE, RUNNING, "waiting")
+        f"{number} {kind}{more.get(kind, '')}"
+        for kind, number in counts.items()
+        if number or kind in (DONE, RUNNING, "waiting")
     )
     driver = states.driver()
     about = f"{driver.get('engine')}, process {driver.get('pid')}" if states.is_driven() else "nothing runs it now"

@@ -14,9 +14,9 @@ from typing import Any
 
 from dvc.cli import main as dvc
 from dvc.repo import Repo
-from dvc.stage.cache import StageCache, _can_hash, _get_stage_hash
+from dvc.stage.cache import RunCacheNotFoundError, StageCache, _can_hash, _get_stage_hash
 
-from headstart.sweep.node import persistently
+from headstart.sweep.run_cell import persistently
 
 ENTRY = re.compile(r"[0-9a-f]{64}")  # the name of a run cache entry; others are files that are being written
 HASH = "md5-dos2unix"  # of the place in a remote where DVC keeps run caches
@@ -43,15 +43,20 @@ def main() -> int:
 
 
 def fetch_entries_on_demand() -> None:
-    """Let DVC fetch a stage's run cache entries when it looks for them, and not all entries beforehand."""
-    load = StageCache._load
+    """Let DVC fetch the run cache entries of a stage that it cannot restore, and not all entries beforehand."""
+    restore = StageCache.restore
 
-    def fetch_and_load(cache: Any, stage: Any) -> Any:
+    def restore_or_fetch(cache: Any, stage: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return restore(cache, stage, *arguments, **options)
+        except RunCacheNotFoundError:
+            if not _can_hash(stage):
+                raise
         remote = cache.repo.cloud.get_remote_odb(None, "fetch --run-cache", hash_name=HASH)
         copy_entries(_get_stage_hash(stage), remote, cache.repo.cache.legacy)
-        return load(cache, stage)
+        return restore(cache, stage, *arguments, **options)
 
-    StageCache._load = fetch_and_load
+    StageCache.restore = restore_or_fetch
     StageCache.pull = lambda *_: []
 
 

@@ -1,6 +1,7 @@
-"""DVC's queue under a sweep, with the real dvc: what is killed, stopped or fails is neither lost nor done twice."""
+"""The pool under a sweep, with the real dvc: what is killed, stopped or fails is neither lost nor done twice."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -9,7 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headstart.sweep.clone import MARKER
+from headstart.study.experiments import read_dvc
+from headstart.sweep.cells import make_cells
+from headstart.sweep.grid import read_grid
+from headstart.sweep.pool import MARKER
+from headstart.sweep.run_cell import experiment_ref
 from tests.checkouts import checkout, environment, metrics, run
 from tests.sweep.stubs import stub_checkout
 
@@ -52,22 +57,26 @@ def experiments(folder: Path) -> list[str]:
 
 
 def workers(folder: Path) -> list[psutil.Process]:
-    clone = str(folder / ".cache" / "sweeps" / "t" / "clone")
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARKER) == clone:
+            if process.environ().get(MARKER) == str(folder / ".cache" / "sweeps" / "t"):
                 found.append(process)
         except (psutil.Error, OSError):
             pass
     return found
 
 
-def queue_worker(process: psutil.Process) -> bool:
+def of(process: psutil.Process, word: str) -> bool:
     try:
-        return "queue-worker" in process.cmdline()
+        return word in process.cmdline()
     except psutil.Error:
         return False
+
+
+def supervisor(process: psutil.Process) -> bool:
+    """It is the first of a cell's processes, and has the driver above it."""
+    return of(process, "-c") and of(process, "exp")
 
 
 @pytest.fixture(scope="module")
@@ -78,23 +87,34 @@ def folder(tmp_path_factory):
         process.kill()
 
 
-def test_a_killed_worker_loses_nothing(folder):
-    write_grid(folder, ["relu", "tanh"], [0, 1])
+@pytest.mark.parametrize(("seed", "kind"), [(0, "a supervisor"), (1, "dvc"), (2, "a training")])
+def test_a_killed_process_loses_nothing(folder, seed, kind):
+    write_grid(folder, ["relu", "tanh"], [seed])
+    before, log = len(executed(folder)), folder / ".cache" / "driver.log"
+    log.unlink(missing_ok=True)
     (folder / ".cache" / "slow").touch()
     driver = begin(folder, "run", "t", "--jobs", "2", "--devices", "7,8")
-    wait_until(lambda: len(executed(folder)) == 2)
-    victim = next(process for process in workers(folder) if queue_worker(process))
+    wait_until(lambda: len(executed(folder)) == before + 2)
+    kinds = {
+        "a supervisor": [process for process in workers(folder) if supervisor(process)],
+        "dvc": [process for process in workers(folder) if of(process, "exp") and not supervisor(process)],
+        "a training": [process for process in workers(folder) if of(process, "stages.train_simclr")],
+    }
+    victim = kinds[kind][-1]
+    family = victim.children(recursive=True)
     victim.kill()
-    # before its orphan can end well: DVC's run cache would then give the cell its results
-    wait_until(lambda: "its worker was killed" in (folder / ".cache" / "driver.log").read_text())
+    # before its orphans can end well: DVC's run cache would then give the cell its results
+    assert not psutil.wait_procs(family, timeout=20)[1], "nothing of it goes on"
+    wait_until(lambda: "begun again" in log.read_text())
     (folder / ".cache" / "slow").unlink()
-    assert driver.wait(300) == 0, (folder / ".cache" / "driver.log").read_text()
-    assert len(experiments(folder)) == len(set(experiments(folder))) == 4
-    assert {row[-1] for row in executed(folder)} == {"7", "8"}, "each worker has its device"
-    assert len(executed(folder)) == 5, "but for the one that was lost, each ran once"
-    assert not workers(folder) and "4 of 4 cells done, 0 failed" in (folder / ".cache" / "driver.log").read_text()
+    assert driver.wait(300) == 0, log.read_text()
+    new = executed(folder)[before:]
+    assert len(experiments(folder)) == len(set(experiments(folder))) == 2 * (seed + 1)
+    assert {row[-1] for row in new} == {"7", "8"}, "each slot has its device"
+    assert len(new) == 3, "but for the one that was lost, each ran once"
+    assert not workers(folder) and "2 of 2 cells done, 0 failed" in log.read_text()
     again = sweep(folder, "run", "t").stdout
-    assert "4 cells, 4 done, 0 to run" in again and len(executed(folder)) == 5
+    assert "2 cells, 2 done, 0 to run" in again and len(executed(folder)) == before + 3
     assert not run(folder, "git", "status", "--porcelain", "--untracked-files=no").stdout, "the workspace is as it was"
 
 
@@ -106,15 +126,32 @@ def test_a_killed_driver_is_resumed_and_one_axis_more_runs_its_cells_alone(folde
     wait_until(lambda: len(executed(folder)) == before + 2)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    assert workers(folder), "the queue outlives its driver"
+    wait_until(lambda: not workers(folder), 20)  # all ends with its driver
     shown = sweep(folder, "status", "t", "--once").stdout
-    assert "6 cells: 4 done" in shown and "nothing runs it now" in shown
+    assert "6 cells: 4 done" in shown and "2 lost" in shown and "nothing runs it now" in shown
     (folder / ".cache" / "slow").unlink()
-    assert "2 of 6" not in sweep(folder, "resume", "t").stdout
-    assert len(experiments(folder)) == len(set(experiments(folder))) == 6
+    assert "6 of 6" in sweep(folder, "resume", "t").stdout
+    assert len(experiments(folder)) == len(set(experiments(folder))) == 8
     new = executed(folder)[before:]
-    assert {tuple(row[1:4]) for row in new} == {("random", "silu", 0), ("random", "silu", 1)}
-    assert not workers(folder)
+    assert {tuple(row[1:4]) for row in new} == {("random", "silu", 0), ("random", "silu", 1)} and len(new) == 4
+
+
+def test_what_outlives_even_the_supervisors_is_ended_when_the_sweep_goes_on(folder):
+    before = len(executed(folder))
+    write_grid(folder, ["sigmoid"], [0])
+    (folder / ".cache" / "slow").touch()
+    driver = begin(folder, "run", "t")
+    wait_until(lambda: len(executed(folder)) == before + 1)
+    first = next(process for process in workers(folder) if supervisor(process))
+    first.suspend()  # so that it cannot see its driver's end
+    orphans = first.children(recursive=True)
+    driver.kill()
+    driver.wait()
+    first.kill()
+    assert psutil.wait_procs(orphans, timeout=1)[1], "they go on"
+    (folder / ".cache" / "slow").unlink()
+    assert "1 of 1 cells done" in sweep(folder, "resume", "t").stdout
+    assert not psutil.wait_procs(orphans, timeout=1)[1]
 
 
 def test_a_failure_is_shown_with_its_log_and_retried_alone(folder):
@@ -134,15 +171,15 @@ def test_a_failure_is_shown_with_its_log_and_retried_alone(folder):
     assert f"-n {experiments_of(folder, 'gelu')}" in command and "projector.activation=gelu" in command
 
 
-def test_a_cell_that_met_another_worker_in_the_run_cache_is_queued_again(folder):
-    """As seen once in 150 cells: DVC 3.67 lists an entry that the other worker is moving into place."""
+def test_a_cell_that_met_another_one_in_the_run_cache_is_begun_again(folder):
+    """As seen once in 150 cells: DVC 3.67 lists an entry that the other cell is moving into place."""
     write_grid(folder, ["leaky_relu"], [0])
     entry = f"/somewhere/.dvc/cache/runs/c2/c2{62 * 'b'}/.zdTvoRTI8Uh-XM2muCUKDw.tmp"
     (folder / ".cache" / "race").write_text(
         f"ERROR: failed to reproduce 'prepare_source': [Errno 2] No such file or directory: '{entry}'"
     )
     said = sweep(folder, "run", "t").stdout
-    assert "queued again" in said and "1 of 1 cells done, 0 failed" in said
+    assert "begun again" in said and "1 of 1 cells done, 0 failed" in said
 
 
 def experiments_of(folder: Path, activation: str) -> str:
@@ -164,6 +201,23 @@ def test_stop_ends_what_runs_and_resume_goes_on(folder):
     assert "1 waiting" in sweep(folder, "status", "t", "--once").stdout
     (folder / ".cache" / "slow").unlink()
     assert "1 of 1 cells done" in sweep(folder, "resume", "t").stdout
+
+
+def test_an_experiment_of_a_cells_name_without_its_results_makes_way(folder):
+    write_grid(folder, ["identity"], [1])
+    cell = make_cells(read_grid(folder / "sweeps" / "t.yaml"), folder)[0]
+    head = run(folder, "git", "rev-parse", "HEAD").stdout.strip()
+    run(folder, "git", "update-ref", experiment_ref(head, cell.name), head)
+    assert "1 of 1 cells done" in sweep(folder, "run", "t").stdout
+
+
+def test_dvcs_queue_is_told_to_be_no_engine_any_more(folder):
+    said = sweep(folder, "run", "t", "--engine", "queue", check=False)
+    assert said.returncode == 1 and said.stderr.startswith("error: --engine queue: DVC's queue is no engine any more")
+    assert said.stderr.count("\n") == 1
+    driver = folder / ".cache" / "sweeps" / "t" / "driver.json"
+    driver.write_text(driver.read_text().replace('"pool"', '"queue"'))  # of a sweep that was begun before
+    assert "0 to run" in sweep(folder, "resume", "t").stdout
 
 
 def test_code_that_is_not_committed_is_not_swept(folder):
@@ -188,3 +242,31 @@ def test_an_autoencoder_is_trained_once_for_cells_that_meet_at_it(tmp_path):
     name = experiments(folder)[0]
     run(folder, "dvc", "exp", "apply", name)
     assert "top1" in metrics(folder), "it is an experiment like any other"
+
+
+def test_a_project_in_a_folder_of_a_larger_repository_is_swept_too(tmp_path):
+    folder = tmp_path / "studies" / "heads"
+    stub_checkout(folder)
+    shutil.rmtree(folder / ".git")
+    (tmp_path / "other.txt").write_text("of the larger repository")
+    run(tmp_path, "git", "init", "-q")
+    run(tmp_path, "git", "add", "-A")
+    run(tmp_path, "git", "commit", "-qm", "start")
+    write_grid(folder, ["relu", "tanh"], [0])
+    (tmp_path / "other.txt").write_text("edited")
+    assert "2 of 2 cells done, 0 failed" in sweep(folder, "run", "t", "--jobs", "2").stdout
+    assert len(experiments(folder)) == len(executed(folder)) == 2
+    rows, _ = read_dvc(folder)
+    name, _ = names = experiments(folder)
+    assert sorted(row["projector_activation"] for row in rows if row["run"] in names) == ["relu", "tanh"]
+    run(folder, "dvc", "exp", "apply", name)
+    known = run(folder, "python", "-c", "from headstart.run import provenance as p; print(p.experiment_of_workspace())")
+    assert known.stdout.strip() == name
+
+
+def test_a_shallow_clone_is_refused_in_one_line(folder, tmp_path):
+    run(folder, "git", "commit", "-qm", "second", "--allow-empty")
+    run(tmp_path, "git", "clone", "-q", "--depth=1", f"file://{folder}", "shallow")
+    write_grid(tmp_path / "shallow", ["relu"], [0])
+    said = sweep(tmp_path / "shallow", "run", "t", check=False)
+    assert said.returncode == 1 and "git fetch --unshallow" in said.stderr and said.stderr.count("\n") == 1
