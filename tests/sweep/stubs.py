@@ -12,13 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
+from headstart import lock, settings
 
 stage = __spec__.name.rpartition(".")[2]
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 dataset = options.get("--dataset", "")
 root = Path(os.environ.get("HEADSTART_ROOT") or os.environ.get("DVC_ROOT", "."))
-params = yaml.load(Path("params.yaml").read_text(), Loader=yaml.CSafeLoader)
+tree = settings.read_settings()
+params = tree["params.yaml"]
 head, seed = params["projector"], params["seed"]
 told = [stage, head["init"], head["activation"], seed]
 with (root / ".cache" / "executed.jsonl").open("a") as file:
@@ -29,6 +30,12 @@ def leave(folder, **values):
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / "summary.json").write_text(json.dumps(values))
 
+
+if stage not in ("report", "track"):
+    _, _, block = lock.names({key.removeprefix("--"): value for key, value in options.items()})
+    used = Path("metrics/used", stage, "-".join(options.values()) + ".json")
+    used.parent.mkdir(parents=True, exist_ok=True)
+    used.write_text(json.dumps(lock.made_with(settings.deciding(tree, stage, block), settings.code_of(stage))))
 
 if stage == "train_simclr":
     trap = root / ".cache" / "trap"
@@ -62,6 +69,13 @@ if stage == "fit_probe":
 if stage == "report":
     table = {key: {"digits": loss / 20} for key in ("top1", "val_top1", "train_loss", "val_loss")}
     Path("metrics/metrics.json").write_text(json.dumps(table))
+    frozen = head["init"] != "random" if head["freeze"] == "auto" else head["freeze"]
+    needs = head["init"] in ("autoencoder", "random_matched", "autoencoder_permuted")
+    facts = {"digits": {"projector_frozen": frozen, "needs_autoencoder": needs, "precision": "fp32"}}
+    made_with = {}
+    for file in Path("metrics/used").glob("*/*.json"):
+        made_with.setdefault(file.parent.name, {})[file.stem] = json.loads(file.read_text())
+    Path("metrics/all.json").write_text(json.dumps({"metrics": table, "facts": facts, "made_with": made_with}))
     for name in ("report.md", "report.html"):
         Path("metrics", name).write_text(str(loss))
     leave("metrics/plots/images")

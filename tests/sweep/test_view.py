@@ -35,7 +35,7 @@ def states(tmp_path) -> SweepState:
 
 
 def result(cell, top1: float) -> Finished:
-    return Finished(cell.name, "c" * 40, cell.dataset, {"top1": top1}, 45_000_000)
+    return Finished(cell.name, "c" * 40, cell.dataset, {"top1": top1}, 45_000_000, "")
 
 
 def text(thing) -> str:
@@ -71,10 +71,12 @@ def test_git_says_what_is_done(cells, states):
     assert "6 done, 0 running, 0 waiting" in shown
 
 
-def test_hours_come_from_cells_that_were_finished_here(cells, states, tmp_path):
+def test_hours_come_from_cells_that_were_finished_here(cells, states, tmp_path, monkeypatch):
     from headstart.sweep.cells import save_cells
 
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    for name in ("params.yaml", "datasets.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    monkeypatch.setenv("HEADSTART_ROOT", str(tmp_path))  # whose mlflow.db is asked
     plan = make_plan(cells, {cells[0].identity: result(cells[0], 0.9)})
     assert "unknown" in text(costs(plan, tmp_path, 1)) and "no finished run" in text(costs(plan, tmp_path, 1))
     save_cells(cells, states.folder / "cells.json")

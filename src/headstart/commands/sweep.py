@@ -201,7 +201,7 @@ def show_status(grid: Grid, root: Path, states: SweepState, once: bool) -> None:
 def _experiment(root: Path) -> str:
     from headstart.run.params import load_params
 
-    return load_params(root / "params.yaml").tracking.experiment
+    return load_params(root).tracking.experiment
 
 
 def _hours(seconds: float) -> str:
