@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup, escape
 
-UNKNOWN = "–"
+from headstart.study import writing
 
 
 @dataclass(frozen=True)
@@ -214,14 +214,12 @@ def _block(block: Block, link: str) -> str:
         case Table() if block.brief:
             return f"{block.caption} {len(block.rows)} rows: see the [page]({link}#{block.name})."
         case Table():
-            return f"{block.caption}\n\n{_pipes(block)}"
+            return f"{block.caption}\n\n{_table(block)}"
         case Details():
             return "\n\n".join([f"{block.summary}:", *(_block(inner, link) for inner in block.blocks)])
 
 
-def _pipes(block: Table) -> str:
-    words = [[cell.words if isinstance(cell, Chip) else cell for cell in row] for row in block.rows]
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in words]
-    rule = ["--:" if column.numeric else "---" for column in block.columns]
-    rows = [[column.title for column in block.columns], rule, *cells]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _table(block: Table) -> str:
+    rows = [[cell.words if isinstance(cell, Chip) else cell for cell in row] for row in block.rows]
+    numeric = {column.title for column in block.columns if column.numeric}
+    return writing.markdown([column.title for column in block.columns], rows, numeric)
