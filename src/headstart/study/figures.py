@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from headstart.study import rows, svg
+from headstart.study import forest, rows, svg
 from headstart.study.claims import Answer
 from headstart.study.claims.contrasts import arm_name
 from headstart.study.claims.mechanism import by_autoencoder
@@ -62,46 +63,26 @@ def effects(answer: Answer, margin: float) -> Figure | None:
     return Figure(f"{answer.claim}-effects", f"{caption}{runs} runs, {rows.counted(seeds, 'seed')}.", panels)
 
 
-def _effect_rows(verdict: Verdict, contrast: str) -> dict[str, tuple[float, float, float]]:
-    """Dataset (ALL first) -> value and bounds of a contrast's paired mean."""
+def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, margin: float) -> Markup:
+    drawn = _estimates(everything, contrast)
+    others = _estimates(rest, contrast, open=True, name="without failed runs") if rest else {}
+    rows = [
+        forest.Row(
+            "all datasets" if name == ALL else name, (own, others.get(name)) if others else (own,), strong=name == ALL
+        )
+        for name, own in drawn.items()
+    ]
+    return forest.panel(contrast, "accuracy points", rows, margin, numbers=True)
+
+
+def _estimates(verdict: Verdict, contrast: str, **look: Any) -> dict[str, forest.Estimate]:
+    """Dataset (ALL first) -> a contrast's paired mean; the widest bounds of all datasets."""
     own = [row for row in verdict.effects if (row.contrast, row.measure) == (contrast, PAIRED_MEAN)]
     if not own:
         return {}
-    overall = {ALL: (own[0].value, *hull(own, contrast))}
-    return overall | {row.dataset: (row.value, row.low, row.high) for row in own if row.dataset != ALL}
-
-
-def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, margin: float) -> Markup:
-    drawn = _effect_rows(everything, contrast)
-    others = _effect_rows(rest, contrast) if rest else {}
-    left, right, top, step = 96.0, 240.0, 26.0, 30.0 if others else 24.0
-    bottom = top + step * len(drawn)
-    numbers = [number for row in (*drawn.values(), *others.values()) for number in row]
-    x, at = svg.scale([*numbers, -margin, margin], left, right)
-    marks = [svg.text(0, 12, contrast, "strong")]
-    marks.append(svg.tag("rect", x=x(-margin), y=top, width=x(margin) - x(-margin), height=bottom - top, cls="band"))
-    marks.append(svg.line(x(0), top, x(0), bottom, "zero"))
-    marks += [svg.text(x(value), bottom + 15, svg.number(value, at), "muted", "middle") for value in at]
-    sentences = []
-    for k, (name, (value, low, high)) in enumerate(drawn.items()):
-        y = top + step * (k + 0.5)
-        strong = "strong" if name == ALL else ""
-        words = f"{value:+.2f} [{low:.2f}, {high:.2f}]"
-        marks += [svg.text(0, y + 4, "all datasets" if name == ALL else _short(name, 15), strong)]
-        marks += [svg.text(386, y + 4, words.replace("-", "−"), strong, "end")]
-        shift = 5 if name in others else 0
-        marks += [svg.line(x(low), y - shift, x(high), y - shift, "bar s0")]
-        marks += [svg.mark(x(value), y - shift, 0, diamond=name == ALL)]
-        if shift:
-            other, low_, high_ = others[name]
-            marks += [svg.line(x(low_), y + shift, x(high_), y + shift, "bar thin s0")]
-            marks += [svg.mark(x(other), y + shift, 0, open_=True, diamond=name == ALL)]
-        sentences.append(f"{'all datasets' if name == ALL else name} {words}")
-    return svg.panel(390, bottom + 22, f"{contrast}, accuracy points: {'; '.join(sentences)}.", marks)
-
-
-def _short(name: str, length: int) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    overall = {ALL: forest.Estimate(own[0].value, *hull(own, contrast), **look)}
+    single = {row.dataset: forest.Estimate(row.value, row.low, row.high, **look) for row in own if row.dataset != ALL}
+    return overall | single
 
 
 # ---- heat maps -------------------------------------------------------------------------------------------------------

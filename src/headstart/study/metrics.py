@@ -135,7 +135,9 @@ def find(key: str) -> Metric:
     """Return the metric of a name in metrics files, with the title of this name; raises KeyError where none has it."""
     for metric in METRICS:
         if metric.key and (found := metric.names.fullmatch(key)):
-            return replace(metric, key=key, title=_filled(metric.title, [word.replace("_", ".") for word in found.groups()]))
+            return replace(
+                metric, key=key, title=_filled(metric.title, [word.replace("_", ".") for word in found.groups()])
+            )
     raise KeyError(key)
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from markupsafe import Markup, escape
 
 from headstart.study import writing
+from headstart.study.svg import TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,10 @@ def table(
 
 def to_html(page: Page) -> str:
     """Return the page as one HTML file's text."""
-    folder = Path(__file__).parent / "templates"
-    style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return str(_template(folder).render(page=page, style=Markup(style), script=Markup(script)))
+    drawing, style, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("drawing.css", "page.css", "page.js")
+    )
+    return str(_template(TEMPLATES).render(page=page, style=Markup(drawing + style), script=Markup(script)))
 
 
 @cache
