@@ -1,4 +1,4 @@
-"""Gather the stages' summaries into metrics.json, plots and a page, as Markdown and as HTML."""
+"""Gather the stages' summaries into metrics files, plots and a page, as Markdown and as HTML."""
 
 import shutil
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from headstart.run import artifacts, paths
 from headstart.run.params import Params, load_params
 from headstart.run.stage import run_stage, say
-from headstart.study import gradients, report
-from headstart.study.page import to_html
+from headstart.study import gradients, metrics, report, sections
+from headstart.study.page import Picture, to_html, to_markdown
 
 
 def main() -> None:
@@ -34,32 +34,42 @@ def main() -> None:
         if (paths.simclr_metrics(name) / "diagnostics.csv").is_file()
     }
     flows = gradients.flow_rows(measured)
+    for name, values in gradients.early(flows).items():
+        summaries[name]["early"] = values
     with artifacts.write_folder(paths.PLOTS) as folder:
         artifacts.write_csv(folder / "simclr_loss.csv", report.loss_rows(curves))
         artifacts.write_csv(folder / "probe_accuracy.csv", report.accuracy_rows(summaries))
         if flows:
             artifacts.write_csv(folder / Path(gradients.FLOW).name, flows)
-        images = folder / "images"
-        images.mkdir()
-        report.loss_figure(images / "simclr_loss.png", curves)
-        pictures, shown = {}, []
-        for name in params.datasets:
-            sources = {
-                f"{name}_views.png": paths.simclr_metrics(name) / "views.png",
-                f"{name}_confusion.png": paths.probe_metrics(name) / "confusion.png",
-                f"{name}_reconstructions.png": paths.simclr_metrics(name) / "reconstructions.png",
-            }
-            there = {target: source for target, source in sources.items() if source.exists()}
-            for target, source in there.items():
-                shutil.copyfile(source, images / target)
-                picture = report.captioned(target.removesuffix(".png"), source.read_bytes())
-                shown += [picture] if picture else []
-            pictures[name] = [f"{paths.PLOTS.name}/images/{target}" for target in there]
-    page = report.markdown(summaries, settings(params), {"Loss": ["plots/images/simclr_loss.png"], **pictures})
-    artifacts.write_text(paths.REPORT, page)
-    artifacts.write_text(paths.PAGE, to_html(report.page(summaries, settings(params), curves, shown, flows)))
-    artifacts.write_json(paths.METRICS, report.metrics(summaries, gradients.early(flows)))
-    say(page.partition("\n## ")[0])
+        (folder / "images").mkdir()
+        shown = [picture for name in params.datasets for picture in copy_pictures(name, folder / "images")]
+        page = report.page(summaries, settings(params), curves, shown, flows)
+        for path, drawing in sections.files(page).items():
+            (folder / Path(path).relative_to(paths.PLOTS.name)).write_text(drawing, encoding="utf-8")
+    text = to_markdown(page, paths.PAGE.name)
+    artifacts.write_text(paths.REPORT, text)
+    artifacts.write_text(paths.PAGE, to_html(page))
+    table = metrics.gather(summaries)
+    artifacts.write_json(paths.ALL, {"metrics": table})
+    artifacts.write_json(paths.METRICS, {name: table[name] for name in metrics.watched(table)})
+    say("\n## ".join(text.split("\n## ")[:2]))
+
+
+def copy_pictures(dataset: str, folder: Path) -> list[Picture]:
+    """Copy the stages' pictures of a dataset into a folder, and return them as a page shows them."""
+    shown = []
+    for source in (
+        paths.simclr_metrics(dataset) / "views.png",
+        paths.probe_metrics(dataset) / "confusion.png",
+        paths.simclr_metrics(dataset) / "reconstructions.png",
+    ):
+        if source.exists():
+            name = f"{dataset}_{source.name}"
+            shutil.copyfile(source, folder / name)
+            path = f"{paths.PLOTS.name}/images/{name}"
+            picture = sections.captioned(Path(name).stem, source.read_bytes(), path)
+            shown += [picture] if picture else []
+    return shown
 
 
 def settings(params: Params) -> dict[str, object]:

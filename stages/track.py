@@ -7,7 +7,7 @@ from headstart.run.stage import run_stage
 
 def main() -> None:
     """Write nothing but MLflow's record."""
-    metrics = artifacts.read_json(paths.METRICS, made_by="report")
+    metrics = artifacts.read_json(paths.ALL, made_by="report")["metrics"]
     files = [paths.REPORT, paths.PAGE, *sorted(path for path in paths.PLOTS.rglob("*") if path.is_file())]
     tracking.complete(load_params(), metrics, files)
 

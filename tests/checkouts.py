@@ -61,7 +61,8 @@ def checkout(folder: Path, tracking: bool = False) -> Path:
 
 
 def metrics(folder: Path) -> dict[str, dict[str, float]]:
-    return json.loads((folder / "metrics" / "metrics.json").read_text())
+    """Every number of the last report."""
+    return json.loads((folder / "metrics" / "all.json").read_text())["metrics"]
 
 
 def outs(folder: Path) -> dict[str, bytes]:

@@ -62,6 +62,7 @@ if stage == "fit_probe":
 if stage == "report":
     table = {key: {"digits": loss / 20} for key in ("top1", "val_top1", "train_loss", "val_loss")}
     Path("metrics/metrics.json").write_text(json.dumps(table))
+    Path("metrics/all.json").write_text(json.dumps({"metrics": table}))
     for name in ("report.md", "report.html"):
         Path("metrics", name).write_text(str(loss))
     leave("metrics/plots/images")

@@ -82,13 +82,13 @@ def test_a_half_finished_experiment_does_not_count(copy):
 
 
 def test_settings_or_metrics_edited_afterwards_are_not_what_was_run(copy):
-    params, table = copy / "params.yaml", copy / "metrics" / "metrics.json"
+    params, table = copy / "params.yaml", copy / "metrics" / "all.json"
     params.write_text(params.read_text().replace("seed: 0", "seed: 1"))
     run(copy, "git", "commit", "-qam", "edited settings")
     params.write_text(params.read_text().replace("seed: 1", "seed: 0"))
     assert done(copy) == {("random", 1): "by-hand", ("autoencoder", 0): branch(copy)}
     metrics = json.loads(table.read_text())
-    metrics["top1"]["digits"] = 1.0
+    metrics["metrics"]["top1"]["digits"] = 1.0
     table.write_text(json.dumps(metrics))
     run(copy, "git", "commit", "-qam", "edited metrics")
     assert done(copy) == {("random", 1): "by-hand"}

@@ -11,7 +11,8 @@ from headstart.run import artifacts, paths
 from headstart.study import claims, curves, figures, gradients, page, rows
 from headstart.study.comparison import comparison
 from headstart.study.page import Picture
-from headstart.study.report import captioned
+from headstart.study.sections import captioned
+from headstart.study.writing import counted
 
 
 def report(options: argparse.Namespace) -> None:
@@ -42,7 +43,7 @@ def report(options: argparse.Namespace) -> None:
     )
     artifacts.write_text(out, page.to_html(content))
     artifacts.write_text(out.with_suffix(".md"), page.to_markdown(content, out.name))
-    count, text = rows.counted(len(data.runs), "run"), out.with_suffix(".md")
+    count, text = counted(len(data.runs), "run"), out.with_suffix(".md")
     print(f"{out}: {count}, {out.stat().st_size / 1e6:.2f} MB; the same as text: {text}")
 
 

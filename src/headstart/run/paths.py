@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-METRICS = Path("metrics/metrics.json")
+METRICS = Path("metrics/metrics.json")  # what people compare
+ALL = Path("metrics/all.json")  # every number
 REPORT = Path("metrics/report.md")
 PAGE = Path("metrics/report.html")
 PLOTS = Path("metrics/plots")

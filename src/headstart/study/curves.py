@@ -1,4 +1,4 @@
-"""Training curves: of this workspace, and of DVC experiments from their git commits; drawn without pandas."""
+"""Training curves: of this workspace, and of DVC experiments from their git commits."""
 
 import csv
 import io
@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
-
-from headstart.study import svg
+from headstart.study import lines
 from headstart.study.page import Figure
 
 CURVES = "metrics/plots/simclr_loss.csv"  # as the report stage writes it, in every finished experiment's commit
@@ -76,40 +74,15 @@ def figure(curves: Sequence[Curve], arms: Sequence[str]) -> Figure:
 
     arms: all names, in the order of their colours.
     """
-    datasets = sorted({item.dataset for item in curves})
-    panels = tuple(_panel(name, [item for item in curves if item.dataset == name], arms) for name in datasets)
-    there = [(svg.key(number), name) for number, name in enumerate(arms) if any(item.arm == name for item in curves)]
-    runs, seeds = (len({getattr(item, name) for item in curves}) for name in ("run", "seed"))
-    many = " Thin lines are single runs, thick ones their mean." if len(curves) > len(datasets) else ""
-    caption = (
-        f"SimCLR's loss over epochs: training solid, validation dashed (fixed views, eval mode).{many} "
-        f"{runs} run{'s' * (runs != 1)}, {seeds} seed{'s' * (seeds != 1)}."
-    )
-    return Figure("curves-figure", caption, panels, tuple(there))
+    drawn = [
+        lines.Line(item.run, item.dataset, item.arm, item.seed, dict(enumerate(losses, 1)), dashed)
+        for item in curves
+        for losses, dashed in ((item.train_loss, False), (item.val_loss, True))
+    ]
+    caption = "SimCLR's loss over epochs: training solid, validation dashed (fixed views, eval mode)."
+    axes = lines.Axes("epoch", "NT-Xent, nats", "Loss over epochs", _told)
+    return lines.figure("curves-figure", caption, drawn, arms, axes, "mean")
 
 
-def _panel(dataset: str, curves: Sequence[Curve], arms: Sequence[str]) -> Markup:
-    longest = max(len(item.train_loss) for item in curves)
-    losses = [loss for item in curves for loss in (*item.train_loss, *item.val_loss)]
-    x, y = svg.scale([1, longest], 46, 350, 0.02), svg.scale(losses, 218, 26)
-    marks = [svg.text(46, 14, dataset, "strong"), *svg.frame(x, y, (46, 24, 350, 220))]
-    marks += [svg.text(350, 250, "epoch", "muted", "end"), svg.text(350, 14, "NT-Xent, nats", "muted", "end")]
-    sentences = []
-    for number, arm in enumerate(arms):
-        own = [item for item in curves if item.arm == arm]
-        if not own:
-            continue
-        for attribute, dashed in (("train_loss", ""), ("val_loss", " dashed")):
-            lines = [getattr(item, attribute) for item in own]
-            if len(own) > 1:
-                marks += [_line(losses, x[0], y[0], f"thin s{number % svg.NUM_SERIES}{dashed}") for losses in lines]
-            length = min(len(losses) for losses in lines)
-            mean = [sum(values) / len(values) for values in zip(*(losses[:length] for losses in lines), strict=True)]
-            marks.append(_line(mean, x[0], y[0], f"s{number % svg.NUM_SERIES}{dashed}"))
-            if attribute == "train_loss":
-                sentences.append(f"{arm}: training loss {mean[0]:.2f} to {mean[-1]:.2f} over {length} epochs")
-    return svg.panel(360, 258, f"Loss over epochs, {dataset}. {'; '.join(sentences)}.", marks)
-
-
-def _line(losses: Sequence[float], x: svg.Scale, y: svg.Scale, cls: str) -> str:
-    return svg.curve([(x(epoch), y(loss)) for epoch, loss in enumerate(losses, 1)], cls)
+def _told(mean: lines.Points) -> str:
+    return f"training loss {mean[1]:.2f} to {mean[len(mean)]:.2f} over {len(mean)} epochs"

@@ -11,35 +11,12 @@ from typing import Any
 import yaml
 
 from headstart.errors import UserError
+from headstart.study.metrics import COLUMNS as METRICS
 from headstart.study.rows import COLUMNS
 
 Row = dict[str, Any]
 Flat = Mapping[str, Any]  # names joined by dots -> value or its text
 
-# column -> metric in metrics/metrics.json
-METRICS = {
-    "probe_test_top1": "top1",
-    "probe_val_top1": "val_top1",
-    "probe_test_macro_f1": "macro_f1",
-    "probe_test_macro_recall": "macro_recall",
-    "train_loss": "train_loss",
-    "val_loss": "val_loss",
-    "autoencoder_test_mse": "autoencoder_test_mse",
-    "autoencoder_test_psnr": "autoencoder_test_psnr",
-    "probe_num_test": "num_test",
-    "probe_num_val": "num_val",
-    "probe_few1": "few1",
-    "probe_few5": "few5",
-    "probe_few10": "few10",
-    "probe_knn20": "knn20",
-    "probe_knn200": "knn200",
-    "probe_ece": "ece",
-    "probe_untrained_top1": "top1_untrained",
-    "probe_hidden_top1": "top1_hidden",
-    "probe_output_top1": "top1_output",
-    "early_gradient_ratio": "early_gradient_ratio",
-    "early_saturated": "early_saturated",
-}
 _PROJECTOR = (
     *("projector_init", "projector_hidden_dim", "projector_out_dim", "projector_activation"),
     *("projector_num_layers", "projector_position", "projector_norm"),
@@ -53,6 +30,7 @@ _PROBE = ("probe.protocol", "probe.strengths")
 NEEDED = [name for name, column in COLUMNS.items() if column.needed]
 FINISHED_STATES = (None, "Success")
 WORKSPACE = "workspace"  # what DVC calls it
+ALL = "metrics/all.json"  # every number; `dvc exp show` has those of metrics.json, in older commits all
 
 
 def read_dvc(root: Path, workspace: bool = False) -> tuple[list[Row], list[str]]:
@@ -78,7 +56,7 @@ def read_dvc(root: Path, workspace: bool = False) -> tuple[list[Row], list[str]]
         record = _record(shown)
         name = str(shown["Experiment"] or shown["rev"])
         finished = shown["State"] in FINISHED_STATES
-        own = list(experiment_rows(record, record, name))
+        own = list(experiment_rows(record, read_metrics(root, str(shown["rev"])) or record, name))
         if not own or any(row[column] is None for row in own for column in NEEDED):
             foreign.append(name)
         elif not finished:
@@ -154,6 +132,16 @@ def _record(shown: Flat) -> dict[str, Any]:
     """The known values of a row of `dvc exp show`: unknown ones are None, clashing names have their file in front."""
     known = {name: value for name, value in shown.items() if value not in (None, "None", "", "!")}
     return {re.sub(r"^(params\.yaml|metrics/metrics\.json):", "", name): value for name, value in known.items()}
+
+
+def read_metrics(root: Path, revision: str) -> dict[str, Any]:
+    """Return every number of metrics/all.json at a commit or of the workspace, as dvc exp show names them."""
+    try:
+        path = root / ALL
+        text = path.read_text() if revision == WORKSPACE else _git(root, "show", f"{revision}:{ALL}")
+        return dict(_leaves(json.loads(text)["metrics"]))
+    except (OSError, subprocess.CalledProcessError, ValueError, KeyError):
+        return {}
 
 
 def _of_recipe(params: Flat) -> dict[str, Any]:

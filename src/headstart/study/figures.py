@@ -7,13 +7,14 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from headstart.study import forest, rows, svg
+from headstart.study import forest, svg
 from headstart.study.claims import Answer
 from headstart.study.claims.contrasts import arm_name
 from headstart.study.claims.mechanism import by_autoencoder
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, Verdict, deciding, hull
 from headstart.study.page import Figure
+from headstart.study.writing import counted
 
 MEAN = "mean of datasets"
 
@@ -35,7 +36,7 @@ def labelled(runs: pd.DataFrame) -> pd.DataFrame:
 def stands_on(runs: pd.DataFrame) -> str:
     """Return on how many runs and seeds a figure stands."""
     failed = int(runs["failed"].sum())
-    words = f"{rows.counted(len(runs), 'run')}, {rows.counted(runs['seed'].nunique(), 'seed')}"
+    words = f"{counted(len(runs), 'run')}, {counted(runs['seed'].nunique(), 'seed')}"
     return words + (f", {failed} failed" if failed else "") + "."
 
 
@@ -60,7 +61,7 @@ def effects(answer: Answer, margin: float) -> Figure | None:
         caption += "Open marks: without failed runs. "
     counts = sorted({row.num_runs for row in overall})
     runs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return Figure(f"{answer.claim}-effects", f"{caption}{runs} runs, {rows.counted(seeds, 'seed')}.", panels)
+    return Figure(f"{answer.claim}-effects", f"{caption}{runs} runs, {counted(seeds, 'seed')}.", panels)
 
 
 def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, margin: float) -> Markup:
@@ -240,7 +241,7 @@ def reconstruction_and_gain(runs: pd.DataFrame) -> Figure | None:
     caption = (
         "Test error (MSE of pixels) of each autoencoder against the mean gain, in points, of the projectors that start "
         f"from it over random ones; numbers are the layer's width. {len(points)} autoencoders, {len(pairs)} pairs of "
-        f"runs, {rows.counted(pairs['seed'].nunique(), 'seed')}."
+        f"runs, {counted(pairs['seed'].nunique(), 'seed')}."
     )
     return Figure("gain-figure", caption, panels)
 

@@ -13,7 +13,7 @@ from headstart.study.claims.contrasts import Contrast, arm_name, match, paired_e
 from headstart.study.claims.paper import DEFAULT
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, hull
 from headstart.study.metrics import is_share
-from headstart.study.rows import COLUMNS, counted
+from headstart.study.rows import COLUMNS
 
 ARM = "arm"  # the initialisation and whether it is frozen, as one factor
 BASELINE = arm_name(*DEFAULT)
@@ -103,7 +103,7 @@ def _keys(table: pd.DataFrame) -> list[str]:
 def stands_on(table: pd.DataFrame) -> str:
     """Return in a sentence what the gains are and how many seeds they stand on."""
     seeds = sorted({*table["num_seeds"]})
-    number = counted(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    number = writing.counted(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     return f"Matched runs, 95 % intervals (the widest of pairs, autoencoders and seeds), {number}."
 
 

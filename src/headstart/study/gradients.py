@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from markupsafe import Markup
-
-from headstart.study import svg
+from headstart.study import lines
 from headstart.study.curves import committed_tables
 from headstart.study.page import Figure
 
@@ -86,45 +84,25 @@ def figure(flows: Sequence[Flow], arms: Sequence[str]) -> Figure:
 
     arms: all names, in the order of their colours.
     """
-    groups = sorted({(item.dataset, item.head) for item in flows})
-    logs = [_log(value) for item in flows for value in item.ratio]
-    y = svg.scale(logs, 218, 26)
-    panels = tuple(
-        _panel(f"{dataset}, {head}", [item for item in flows if (item.dataset, item.head) == (dataset, head)], arms, y)
-        for dataset, head in groups
-    )
-    there = [(svg.key(number), name) for number, name in enumerate(arms) if any(item.arm == name for item in flows)]
-    runs, seeds = (len({getattr(item, name) for item in flows}) for name in ("run", "seed"))
-    many = " Thin lines are single runs, thick ones their geometric mean." if len(flows) > len(groups) else ""
+    drawn = [
+        lines.Line(
+            *(item.run, f"{item.dataset}, {item.head}", item.arm, item.seed),
+            dict(zip(item.steps, map(_log, item.ratio), strict=True)),
+        )
+        for item in flows
+    ]
     caption = (
         f"Gradient flow in the first {FIRST_STEPS} steps: the norm of the gradient at the backbone's features "
-        f"over that at the loss's input, log10; 0 passes it unchanged.{many} "
-        f"{runs} run{'s' * (runs != 1)}, {seeds} seed{'s' * (seeds != 1)}."
+        "over that at the loss's input, log10; 0 passes it unchanged."
     )
-    return Figure("gradients-figure", caption, panels, tuple(there))
+    axes = lines.Axes("step", "log10 of the ratio", "Gradient flow over the first steps", _told, shared=True)
+    return lines.figure("gradients-figure", caption, drawn, arms, axes, "geometric mean")
+
+
+def _told(mean: lines.Points) -> str:
+    finite = [value for value in mean.values() if math.isfinite(value)]
+    return f"ratio {10 ** finite[0]:.3g} at first, {10 ** finite[-1]:.3g} at last" if finite else ""
 
 
 def _log(value: float) -> float:
     return math.log10(value) if value > 0 else math.nan
-
-
-def _panel(name: str, flows: Sequence[Flow], arms: Sequence[str], y: tuple[svg.Scale, list[float]]) -> Markup:
-    x = svg.scale([step for item in flows for step in item.steps], 46, 350, 0.02)
-    marks = [svg.text(46, 14, name, "strong"), *svg.frame(x, y, (46, 24, 350, 220))]
-    marks += [svg.text(350, 250, "step", "muted", "end"), svg.text(350, 14, "log10 of the ratio", "muted", "end")]
-    sentences = []
-    for number, arm in enumerate(arms):
-        own = [item for item in flows if item.arm == arm]
-        if not own:
-            continue
-        cls = f"s{number % svg.NUM_SERIES}"
-        lines = [dict(zip(item.steps, map(_log, item.ratio), strict=True)) for item in own]
-        steps = sorted(set.intersection(*map(set, lines)))
-        mean = [sum(line[step] for line in lines) / len(lines) for step in steps]
-        if len(own) > 1:
-            marks += [svg.curve([(x[0](step), y[0](line[step])) for step in line], f"thin {cls}") for line in lines]
-        marks.append(svg.curve([(x[0](step), y[0](value)) for step, value in zip(steps, mean, strict=True)], cls))
-        finite = [value for value in mean if math.isfinite(value)]
-        if finite:
-            sentences.append(f"{arm}: ratio {10 ** finite[0]:.3g} at first, {10 ** finite[-1]:.3g} at last")
-    return svg.panel(360, 258, f"Gradient flow over the first steps, {name}. {'; '.join(sentences)}.", marks)

@@ -58,7 +58,7 @@ class Figure:
     """Drawings from svg.panel, side by side where there is room.
 
     name: unique on its page, the anchor of links to it. caption: what is seen, on how many runs and seeds. legend: each
-    series' mark (svg.key) and name.
+    series' mark (svg.key) and name. path: where it also lies as an SVG file, as seen from the page in Markdown.
     """
 
     kind: ClassVar[str] = "figure"
@@ -66,17 +66,19 @@ class Figure:
     caption: str
     panels: tuple[Markup, ...]
     legend: tuple[tuple[Markup, str], ...] = ()
+    path: str = ""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG. alt: what it shows, for those who do not see it."""
+    """A PNG. alt: what it shows, for those who do not see it. path: as that of a figure."""
 
     kind: ClassVar[str] = "picture"
     name: str
     caption: str
     png: bytes
     alt: str
+    path: str = ""
 
     @property
     def uri(self) -> str:
@@ -185,7 +187,8 @@ def _inline(words: str) -> Markup:
 
 
 def to_markdown(page: Page, link: str) -> str:
-    """Return the page's text and tables as Markdown; drawings become their descriptions with a link into the page.
+    """Return the page's text and tables as Markdown; drawings become their descriptions with a link into the page,
+    or are shown where they lie as files.
 
     link: the HTML page's path as seen from the Markdown file.
     """
@@ -204,21 +207,27 @@ def _block(block: Block, link: str) -> str:
             return "\n".join(f"- {item}" for item in block.items)
         case Chips():
             return "  \n".join(f"**{chip.words}** {chip.note}".strip() for chip in block.items)
-        case Figure():
-            labels = [
-                html.unescape(label) for panel in block.panels for label in re.findall('aria-label="(.*?)"', panel)
-            ]
-            return "\n".join(
-                [f"[Figure]({link}#{block.name}): {block.caption}", "", *(f"- {label}" for label in labels)]
-            )
-        case Picture():
-            return f"[Picture]({link}#{block.name}): {block.caption} {block.alt}"
+        case Figure() | Picture():
+            return _drawn(block, link)
         case Table() if block.brief:
             return f"{block.caption} {len(block.rows)} rows: see the [page]({link}#{block.name})."
         case Table():
             return f"{block.caption}\n\n{_table(block)}"
         case Details():
             return "\n\n".join([f"{block.summary}:", *(_block(inner, link) for inner in block.blocks)])
+
+
+def _drawn(block: Figure | Picture, link: str) -> str:
+    labels = (
+        [block.alt]
+        if isinstance(block, Picture)
+        else [html.unescape(label) for label in re.findall('aria-label="(.*?)"', "".join(block.panels))]
+    )
+    if block.path:
+        return f"![{' '.join(labels)}]({block.path})\n\n{block.caption}"
+    if isinstance(block, Picture):
+        return f"[Picture]({link}#{block.name}): {block.caption} {block.alt}"
+    return "\n".join([f"[Figure]({link}#{block.name}): {block.caption}", "", *(f"- {label}" for label in labels)])
 
 
 def _table(block: Table) -> str:

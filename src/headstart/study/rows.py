@@ -16,6 +16,7 @@ import pandas as pd
 from headstart.errors import UserError
 from headstart.knobs import Range, nearest
 from headstart.study import metrics
+from headstart.study.writing import counted
 
 FAILED_SHARE = 0.8  # of the median accuracy of the dataset and protocol; below it a run has failed
 
@@ -222,11 +223,6 @@ def against_untrained(runs: pd.DataFrame) -> str:
         f"After SimCLR the probes reach {trained:.2f} % on average, {before:.2f} % before it; "
         f"{above} of {counted(len(known), 'run')} are above their untrained backbone."
     )
-
-
-def counted(number: int, word: str) -> str:
-    """Return "1 run" or "2 runs"."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _failed(runs: pd.DataFrame) -> pd.Series:

@@ -6,6 +6,7 @@ series also has its own shape, so that colour never stands alone.
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -153,6 +154,7 @@ def standalone(
             wide = max(wide, x + own[0])
         x, tall = x + own[0] + 18, max(tall, own[1])
     y += tall + 20
+    notes = [row for note in notes for row in textwrap.wrap(note, int((WIDTH - PAD) / width_of("x", 11)))]
     marks += [text(PAD, y + 16 * row, note, "muted") for row, note in enumerate(notes)]
     wide = max([wide, *(PAD + width_of(note, 11) for note in notes)]) + PAD
     tall = y + 16 * len(notes)

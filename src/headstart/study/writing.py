@@ -60,6 +60,11 @@ def escaped(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
+def counted(number: int, word: str) -> str:
+    """Return "1 run" or "2 runs"."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def number(value: float | None, style: str, unknown: str = UNKNOWN) -> str:
     """Return a number in a style of `format`, or what stands for an unknown one: None or NaN."""
     return unknown if value is None or math.isnan(value) else format(value, style)

@@ -83,8 +83,8 @@ class Ledger:
         return rows
 
     def _contents(self, commits: Iterable[str]) -> Iterator[tuple[bytes, bytes]]:
-        """dvc.lock and metrics.json at each commit, empty where it has none."""
-        names = [f"{commit}:{file}" for commit in commits for file in ("dvc.lock", paths.METRICS.as_posix())]
+        """dvc.lock and all.json at each commit, empty where it has none."""
+        names = [f"{commit}:{file}" for commit in commits for file in ("dvc.lock", paths.ALL.as_posix())]
         given = "\n".join(names).encode() + b"\n"
         done = subprocess.run(
             ["git", "cat-file", "--batch"], cwd=self.root, input=given, capture_output=True, check=True
@@ -102,10 +102,10 @@ class Ledger:
         """The finished datasets of a commit."""
         try:
             entries = pipeline.locked_entries(self._stages(lock.decode()))
-            metrics = json.loads(table or b"{}")
+            metrics = json.loads(table or b"{}").get("metrics", {})
             gathered = next((entry for entry in entries if entry.stage == pipeline.GATHERING), None)
             # what was edited, or gathered before the last training, says nothing of these results
-            if gathered and gathered.outs.get(paths.METRICS.as_posix()) == _md5(table):
+            if gathered and gathered.outs.get(paths.ALL.as_posix()) == _md5(table):
                 for dataset in gathered.params.get("datasets") or []:
                     row = self._result(entries, gathered, dataset, metrics)
                     if row:
