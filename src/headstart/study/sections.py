@@ -91,7 +91,9 @@ def captioned(name: str, png: bytes, path: str = "") -> Picture | None:
     if kind not in PICTURES or not dataset:
         return None
     words = f"{PICTURES[kind][1]} 1 run, 1 seed."
-    return Picture(name, f"{dataset}. {words}", png, f"{kind.capitalize()} of {dataset}: {words.lower()}", path)
+    return Picture(
+        name, f"{dataset}. {words}", png, f"{kind.capitalize()} of {dataset}: {words[0].lower()}{words[1:]}", path
+    )
 
 
 def files(page: Page) -> dict[str, str]:

@@ -134,7 +134,7 @@ def standalone(
 
     Panels stand side by side within WIDTH, but after a BREAK below the others.
     """
-    marks, labels = [text(PAD, PAD + 12, title, "strong")], [title]
+    marks, labels = [text(PAD, PAD + 12, title, "strong")], [str(escape(title))]
     x, y, wide = PAD, PAD + 24.0, PAD + width_of(title, 13)
     for mark_, name in legend:
         if x > PAD and x + 18 + width_of(name) > WIDTH:
@@ -157,7 +157,7 @@ def standalone(
     notes = [row for note in notes for row in textwrap.wrap(note, int((WIDTH - PAD) / width_of("x", 11)))]
     marks += [text(PAD, y + 16 * row, note, "muted") for row, note in enumerate(notes)]
     wide = max([wide, *(PAD + width_of(note, 11) for note in notes)]) + PAD
-    tall = y + 16 * len(notes)
+    wide, tall = math.ceil(wide), math.ceil(y + 16 * len(notes))
     size_ = f'viewBox="0 0 {wide:g} {tall:g}" width="{wide:g}" height="{tall:g}"'
     style = (TEMPLATES / "drawing.css").read_text(encoding="utf-8")
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size_} role="img" aria-label="{" ".join(labels)}">'
