@@ -7,8 +7,7 @@ import pandas as pd
 from headstart.study import figures, rows, sections, tables, writing
 from headstart.study.claims import Answer
 from headstart.study.claims.verdict import REFUTED, SUPPORTED, Verdict
-from headstart.study.curves import Curve
-from headstart.study.gradients import Flow
+from headstart.study.lines import Line
 from headstart.study.page import Block, Chip, Chips, Column, Details, Page, Picture, Points, Section, Table, Text, table
 
 NOTHING = {
@@ -25,9 +24,9 @@ def comparison(
     source: str,
     margin: float,
     notes: Sequence[str] = (),
-    curves: Sequence[Curve] = (),
+    curves: Sequence[Line] = (),
     pictures: Sequence[Picture] = (),
-    flows: Sequence[Flow] = (),
+    flows: Sequence[Line] = (),
 ) -> Page:
     """Return the page on finished runs and the answers to claims on them.
 

@@ -1,7 +1,14 @@
-"""Lines over epochs or steps of many runs: a panel per dataset, the mean of each arm thick over its runs."""
+"""Lines over epochs or steps of many runs: read from git commits, drawn with the mean of each arm over its runs."""
 
-from collections.abc import Callable, Sequence
+import csv
+import io
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -14,7 +21,7 @@ Points = dict[int, float]
 
 @dataclass(frozen=True)
 class Line:
-    """One quantity of a run over whole numbers, NaN where it is lost.
+    """One quantity of a run over whole numbers in order, NaN where it is lost.
 
     panel: where it is drawn; arm: how the run's projector began, which is its colour.
     """
@@ -28,43 +35,67 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Axes:
-    """How lines are drawn and told: the names of both axes, and a sentence's start for a panel's name.
+class Plot:
+    """How lines of one kind are drawn and told.
 
-    told: what a mean line says in words, "" for nothing. shared: whether all panels have one scale.
+    x, y: the names of the axes. start: how a panel's description begins. mean: what a thick line is. told: what it says
+    in words, "" for nothing. shared: whether all panels have one scale.
     """
 
+    name: str
+    caption: str
     x: str
     y: str
     start: str
+    mean: str
     told: Callable[[Points], str]
     shared: bool = False
 
 
-def figure(name: str, caption: str, lines: Sequence[Line], arms: Sequence[str], axes: Axes, mean: str) -> Figure:
-    """Return the lines, a panel for each of their names in order.
+def read_experiments(
+    root: Path, path: str, runs: Iterable[tuple[Any, ...]], lines_of: Callable[..., list[Line]]
+) -> list[Line]:
+    """Return the lines of experiments and branches whose commits hold the CSV file `path`.
 
-    arms: all names, in the order of their colours. mean: what the thick lines are, for the caption.
+    runs: what lines_of takes before the rows; the first is an experiment's name, a branch or a commit, or `workspace`.
+    What cannot be read is left out: the page says how many runs it shows.
     """
-    panels = sorted({line.panel for line in lines})
+    refs = _git(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/exps").splitlines()
+    commits = {re.sub("^.*/", "", name): commit for name, commit in (line.split(" ") for line in refs)}
+
+    @cache
+    def table(run: str) -> list[dict[str, str]]:
+        file = root / path
+        if run == "workspace":
+            content = file.read_text(encoding="utf-8") if file.is_file() else ""
+        else:
+            content = _git(root, "show", f"{commits.get(run.rpartition('/')[2], run)}:{path}")
+        return list(csv.DictReader(io.StringIO(content)))
+
+    return [line for run, *rest in runs for line in lines_of(run, *rest, table(run))]
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout
+
+
+def figure(plot: Plot, lines: Sequence[Line], arms: Sequence[str]) -> Figure:
+    """Return the lines, a panel for each of their names in order; arms: all names, in the order of their colours."""
+    panels = {name: [line for line in lines if line.panel == name] for name in sorted({line.panel for line in lines})}
     there = [(svg.key(number), arm) for number, arm in enumerate(arms) if any(line.arm == arm for line in lines)]
     runs, seeds = (len({getattr(line, key) for line in lines}) for key in ("run", "seed"))
     solid = [line for line in lines if not line.dashed]
-    many = f" Thin lines are single runs, thick ones their {mean}." if len(solid) > len(panels) else ""
-    words = f"{caption}{many} {counted(runs, 'run')}, {counted(seeds, 'seed')}."
-    drawn = tuple(
-        _panel(panel, own, lines if axes.shared else own, arms, axes)
-        for panel in panels
-        if (own := [line for line in lines if line.panel == panel])
-    )
-    return Figure(name, words, drawn, tuple(there))
+    many = f" Thin lines are single runs, thick ones their {plot.mean}." if len(solid) > len(panels) else ""
+    caption = f"{plot.caption}{many} {counted(runs, 'run')}, {counted(seeds, 'seed')}."
+    drawn = [_panel(plot, name, own, lines if plot.shared else own, arms) for name, own in panels.items()]
+    return Figure(plot.name, caption, tuple(drawn), tuple(there))
 
 
-def _panel(name: str, lines: Sequence[Line], scaled: Sequence[Line], arms: Sequence[str], axes: Axes) -> Markup:
+def _panel(plot: Plot, name: str, lines: Sequence[Line], scaled: Sequence[Line], arms: Sequence[str]) -> Markup:
     x = svg.scale([number for line in lines for number in line.points], 46, 350, 0.02)
     y = svg.scale([value for line in scaled for value in line.points.values()], 218, 26)
     marks = [svg.text(46, 14, name, "strong"), *svg.frame(x, y, (46, 24, 350, 220))]
-    marks += [svg.text(350, 250, axes.x, "muted", "end"), svg.text(350, 14, axes.y, "muted", "end")]
+    marks += [svg.text(350, 250, plot.x, "muted", "end"), svg.text(350, 14, plot.y, "muted", "end")]
     sentences = []
     for series, arm in enumerate(arms):
         for dashed in (False, True):
@@ -76,6 +107,6 @@ def _panel(name: str, lines: Sequence[Line], scaled: Sequence[Line], arms: Seque
             mean = {number: sum(points[number] for points in own) / len(own) for number in numbers}
             shown = [(points, f"thin {cls}") for points in own if len(own) > 1] + [(mean, cls)]
             marks += [svg.curve([(x[0](at), y[0](value)) for at, value in line.items()], look) for line, look in shown]
-            if not dashed and (words := axes.told(mean)):
+            if not dashed and (words := plot.told(mean)):
                 sentences.append(f"{arm}: {words}")
-    return svg.panel(360, 258, f"{axes.start}, {name}. {'; '.join(sentences)}.", marks)
+    return svg.panel(360, 258, f"{plot.start}, {name}. {'; '.join(sentences)}.", marks)

@@ -43,9 +43,11 @@ def page(
     measured. The page holds no time and no name of a machine.
     """
     arm, seed = settings["projector"], settings["seed"]
-    lines = [curves.curve("this run", name, arm, seed, rows) for name, rows in losses.items()]
+    lines = [line for name, rows in losses.items() for line in curves.curve("this run", name, arm, seed, rows)]
     names = dict.fromkeys(row["dataset"] for row in flows)
-    found = [gradients.flow("this run", name, arm, settings["activation"], seed, flows) for name in names]
+    found = [
+        line for name in names for line in gradients.flow("this run", name, arm, settings["activation"], seed, flows)
+    ]
     blocks = {
         "result": _result(summaries),
         "transfer": _transfer(summaries),

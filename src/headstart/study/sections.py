@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from headstart.study import curves, gradients, svg
+from headstart.study.lines import Line, figure
 from headstart.study.page import Block, Figure, Page, Picture, Section, Text
 from headstart.study.writing import counted
 
@@ -59,18 +60,18 @@ def nothing_to_compare(num_runs: int, num_seeds: int) -> str:
 
 
 def measured(
-    losses: Sequence[curves.Curve], flows: Sequence[gradients.Flow], arms: Sequence[str], files: bool = False
+    losses: Sequence[Line], flows: Sequence[Line], arms: Sequence[str], files: bool = False
 ) -> dict[str, tuple[Block, ...]]:
     """Return the sections of curves and of gradients, each where there are any.
 
     arms: the names of all arms, in the order of their colours. files: the figures lie where FILES says, too.
     """
-    figures: dict[str, Figure] = {}
-    if losses:
-        figures["curves"] = curves.figure(losses, arms)
-    if flows:
-        figures["gradients"] = gradients.figure(flows, arms)
-    return {name: (replace(figure, path=FILES[name] if files else ""),) for name, figure in figures.items()}
+    plots = {"curves": (curves.PLOT, losses), "gradients": (gradients.PLOT, flows)}
+    return {
+        name: (replace(figure(plot, lines, arms), path=FILES[name] if files else ""),)
+        for name, (plot, lines) in plots.items()
+        if lines
+    }
 
 
 def pictured(pictures: Sequence[Picture], nothing: Mapping[str, str]) -> dict[str, tuple[Block, ...]]:
