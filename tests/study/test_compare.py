@@ -18,7 +18,7 @@ from headstart.run import tracking
 from headstart.run.params import load_params
 from headstart.study import rows
 from headstart.study.claims import CLAIMS
-from headstart.study.experiments import experiment_rows, read_dvc
+from headstart.study.experiments import experiment_rows, read_dvc, read_metrics
 from tests.study.runs import make, needs_paper
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,8 @@ top1 = 0.9 if params["projector"]["init"] == "autoencoder" else 0.8
 names = ("top1", "val_top1", "macro_f1", "macro_recall", "train_loss", "val_loss")
 metrics = {name: {"mean": top1, "digits": top1} for name in names}
 pathlib.Path("metrics").mkdir(exist_ok=True)
-pathlib.Path("metrics/metrics.json").write_text(json.dumps(metrics))
+pathlib.Path("metrics/metrics.json").write_text(json.dumps({"top1": metrics["top1"]}))
+pathlib.Path("metrics/all.json").write_text(json.dumps({"metrics": metrics}))
 """
 PIPELINE = {
     "stages": {
@@ -164,6 +165,7 @@ PIPELINE = {
             "deps": ["stage.py"],
             "params": ["recipe", "seed", "projector", "simclr", "data.standardize"],
             "metrics": [{"metrics/metrics.json": {"cache": False}}],
+            "outs": [{"metrics/all.json": {"cache": False}}],
         }
     }
 }
@@ -216,6 +218,21 @@ def test_dvc_experiments_of_all_branches_and_commits_become_rows(repository, com
     assert (plain["seed"], plain["epochs"], plain["image_size"], plain["probe_test_top1"]) == (0, 40, 8, 0.8)
     assert plain["learning_rate"] == pytest.approx(0.3 * 128 / 256)
     assert saved["protocol"].nunique() == 1
+    assert (saved.loc["main", "probe_val_top1"], plain["train_loss"]) == (0.9, 0.8), "of all.json"
+
+
+def test_commits_without_all_numbers_have_those_that_dvc_shows(repository, tmp_path):
+    assert read_metrics(repository, "main")["val_loss.digits"] == 0.9
+    done(tmp_path, "git", "clone", "-q", str(repository), "clone")
+    clone = tmp_path / "clone"
+    done(clone, "git", "checkout", "-q", "--detach")
+    done(clone, "git", "rm", "-q", "metrics/all.json")
+    done(clone, "git", "commit", "-qm", "as before there was one")
+    done(clone, "git", "branch", "-f", "main")
+    done(clone, "git", "checkout", "-q", "main")
+    assert read_metrics(clone, "main") == read_metrics(clone, "workspace") == {}
+    ((row,), _) = read_dvc(clone)
+    assert (row["probe_test_top1"], row["probe_val_top1"]) == (0.9, None)
 
 
 def test_the_workspace_counts_on_request_where_no_commit_holds_its_results(repository):

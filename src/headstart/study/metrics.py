@@ -6,7 +6,7 @@ A new metric is a line of METRICS beside the code that computes it.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache
 from statistics import mean
 from typing import Any
 
@@ -34,17 +34,8 @@ class Metric:
     watched: bool = False
     shown: bool = False
 
-    @cached_property
-    def places(self) -> re.Pattern[str]:
-        """What matches the paths of its numbers in summaries."""
-        return _pattern(self.at)
 
-    @cached_property
-    def names(self) -> re.Pattern[str]:
-        """What matches its names in metrics files."""
-        return _pattern(self.key)
-
-
+@cache
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(re.escape(text).replace(r"\#", r"([\d_]+)").replace(r"\*", "(.+)"))
 
@@ -53,11 +44,11 @@ def _probe(key: str, title: str, unit: str = SHARE, column: str = "", **more: bo
     return Metric(key, title, unit, column, f"probe.trained.{key}", **more)
 
 
-def _untrained(metric: Metric, title: str = "", **more: Any) -> Metric:
+def _untrained(metric: Metric, **more: Any) -> Metric:
     """The same number of the backbone before SimCLR."""
+    own = {"column": "", "watched": False, "shown": False, "title": f"{metric.title}, untrained"}
     at = metric.at.replace(".trained.", ".untrained.")
-    plain = Metric(f"{metric.key}_untrained", title or f"{metric.title}, untrained", metric.unit, at=at)
-    return replace(plain, **more)
+    return replace(metric, key=f"{metric.key}_untrained", at=at, **own | more)
 
 
 _TOP1 = _probe("top1", "top-1", column="probe_test_top1", watched=True)
@@ -83,7 +74,7 @@ _ECE = _probe("ece", "calibration error", column="probe_ece", shown=True)
 # The first that fits a name tells of it; pages show those that are watched or shown in this order.
 METRICS = (
     _TOP1,
-    _untrained(_TOP1, "untrained", column="probe_untrained_top1", watched=True),
+    _untrained(_TOP1, title="untrained", column="probe_untrained_top1", watched=True),
     Metric("top1_majority", "majority", at="probe.majority.top1", watched=True),
     _FEW5,
     _untrained(_FEW5, watched=True),
@@ -123,21 +114,20 @@ METRICS = (
     Metric("", "top-1 under shift", column="shift_top1"),  # mean over those of the same classes: the run's own probe
 )
 COLUMNS = {metric.column: metric.key for metric in METRICS if metric.column and metric.key}
-_SHARES = {metric.column for metric in METRICS if metric.unit == SHARE}
+_SHARES = {metric.column for metric in METRICS if metric.column and metric.unit == SHARE}
 
 
 def is_share(column: str) -> bool:
     """Return whether a column of rows holds fractions."""
-    return bool(column) and column in _SHARES
+    return column in _SHARES
 
 
 def find(key: str) -> Metric:
     """Return the metric of a name in metrics files, with the title of this name; raises KeyError where none has it."""
     for metric in METRICS:
-        if metric.key and (found := metric.names.fullmatch(key)):
-            return replace(
-                metric, key=key, title=_filled(metric.title, [word.replace("_", ".") for word in found.groups()])
-            )
+        if metric.key and (found := _pattern(metric.key).fullmatch(key)):
+            words = [re.sub(r"^(\d+)_(\d+)$", r"\1.\2", word) for word in found.groups()]
+            return replace(metric, key=key, title=_filled(metric.title, words))
     raise KeyError(key)
 
 
@@ -157,7 +147,7 @@ def gather(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, fl
 def _named(summary: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for path, value in _leaves(summary):
         for metric in METRICS:
-            if metric.at and (found := metric.places.fullmatch(path)):
+            if metric.at and (found := _pattern(metric.at).fullmatch(path)):
                 yield _filled(metric.key, found.groups()), value
                 break
 
