@@ -98,7 +98,7 @@ def test_eight_levels_differ_in_colour_and_mark():
 
 
 def test_a_drawing_alone_in_a_file_holds_its_style_and_cuts_nothing_off():
-    panels = [forest.panel(f"panel {k}", "points", ROWS) for k in range(2)]
+    panels = [forest.panel(f"panel {k}", "points", ROWS, margin=1.0) for k in range(2)]
     legend = [(svg.key(k), f"a level with a long name, {k}") for k in range(8)]
     text = svg.standalone("a <title>", panels, legend, ["word " * 60])
     root = ElementTree.fromstring(text)
@@ -115,4 +115,6 @@ def test_a_drawing_alone_in_a_file_holds_its_style_and_cuts_nothing_off():
             assert x >= x_ + wide_ or x_ >= x + wide or y >= y_ + tall_ or y_ >= y + tall, "drawings overlap"
     for item in root.findall(f"{space}text"):
         assert float(item.get("x")) + svg.width_of(item.text, 11) <= width and float(item.get("y")) <= height
+    bands = [item for item in root.iter(f"{space}rect") if item.get("class") == "band"]
+    assert len(bands) == 2 and all(float(item.get("width")) > 20 for item in bands)
     assert "panel 0, points: all +1.50" in root.get("aria-label") and root.get("aria-label").startswith("a <title>")

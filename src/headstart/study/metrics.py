@@ -46,7 +46,7 @@ def _probe(key: str, title: str, unit: str = SHARE, column: str = "", **more: bo
 
 def _untrained(metric: Metric, **more: Any) -> Metric:
     """The same number of the backbone before SimCLR."""
-    own = {"column": "", "watched": False, "shown": False, "title": f"{metric.title}, untrained"}
+    own: dict[str, Any] = {"column": "", "watched": False, "shown": False, "title": f"{metric.title}, untrained"}
     at = metric.at.replace(".trained.", ".untrained.")
     return replace(metric, key=f"{metric.key}_untrained", at=at, **own | more)
 

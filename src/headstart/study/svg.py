@@ -130,47 +130,40 @@ def width_of(words: str, size: float = 12.0) -> float:
 def standalone(
     title: str, panels: Iterable[Markup], legend: Sequence[tuple[Markup, str]] = (), notes: Sequence[str] = ()
 ) -> str:
-    """Return panels as the text of one SVG file with its own style and ground: title, legend, panels, notes below.
-
-    Panels stand side by side within WIDTH, but after a BREAK below the others.
-    """
+    """Return panels, side by side within WIDTH, as the text of one SVG file with its own style and ground."""
     marks, labels = [text(PAD, PAD + 12, title, "strong")], [str(escape(title))]
     x, y, wide = PAD, PAD + 24.0, PAD + width_of(title, 13)
     for mark_, name in legend:
-        if x > PAD and x + 18 + width_of(name) > WIDTH:
+        if x > PAD and x + 17 + width_of(name) > WIDTH:
             x, y = PAD, y + 18
         marks += [_placed(mark_, x, y, 12, 12), text(x + 17, y + 10, name)]
-        x += 17 + width_of(name) + 14
-        wide = max(wide, x - 14)
+        wide = max(wide, x + 17 + width_of(name))
+        x += 31 + width_of(name)
     x, y, tall = PAD, y + (28.0 if legend else 8.0), 0.0
     for item in panels:
-        size = re.search('width="([0-9.]+)" height="([0-9.]+)"', item)
-        own = [float(number) for number in size.groups()] if size else [WIDTH, 0.0]
-        if x > PAD and x + own[0] > WIDTH:
+        width, height, label = re.findall('width="(.*?)" height="(.*?)" .*?aria-label="(.*?)"', item)[0]
+        if x > PAD and x + float(width) > WIDTH:
             x, y, tall = PAD, y + tall + 14, 0.0
-        if size:
-            marks.append(_placed(item, x, y, *own))
-            labels += re.findall('aria-label="(.*?)"', item)
-            wide = max(wide, x + own[0])
-        x, tall = x + own[0] + 18, max(tall, own[1])
-    y += tall + 20
-    notes = [row for note in notes for row in textwrap.wrap(note, int((WIDTH - PAD) / width_of("x", 11)))]
-    marks += [text(PAD, y + 16 * row, note, "muted") for row, note in enumerate(notes)]
-    wide = max([wide, *(PAD + width_of(note, 11) for note in notes)]) + PAD
-    wide, tall = math.ceil(wide), math.ceil(y + 16 * len(notes))
-    size_ = f'viewBox="0 0 {wide:g} {tall:g}" width="{wide:g}" height="{tall:g}"'
+        marks.append(_placed(item, x, y, float(width), float(height)))
+        labels.append(label)
+        wide, tall = max(wide, x + float(width)), max(tall, float(height))
+        x += float(width) + 18
+    rows = [row for note in notes for row in textwrap.wrap(note, int((WIDTH - PAD) / width_of("x", 11)))]
+    marks += [text(PAD, y + tall + 20 + 16 * number, row, "muted") for number, row in enumerate(rows)]
+    wide = math.ceil(max([wide, *(PAD + width_of(row, 11) for row in rows)]) + PAD)
+    tall = math.ceil(y + tall + 20 + 16 * len(rows))
+    size = f'viewBox="0 0 {wide} {tall}" width="{wide}" height="{tall}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{" ".join(labels)}">'
     style = (TEMPLATES / "drawing.css").read_text(encoding="utf-8")
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size_} role="img" aria-label="{" ".join(labels)}">'
     paper = tag("rect", width="100%", height="100%", cls="paper")
     return "\n".join([head, f"<style>\n{style}</style>", paper, *marks, "</svg>"]) + "\n"
 
 
 def _placed(drawing: Markup, x: float, y: float, width: float, height: float) -> str:
     """A drawing of `panel` or `key` at its place in a larger one."""
-    inner = re.sub(
-        r'^<svg class="\w+"|(?<=\d") width="[0-9.]+" height="[0-9.]+"| role="img"| aria-label=".*?"', "", drawing
-    )
-    return f'<svg x="{_value(x)}" y="{_value(y)}" width="{width:g}" height="{height:g}" overflow="visible"{inner}'
+    head, _, inner = drawing.partition(">")
+    box = re.findall('viewBox=".*?"', head)[0]
+    return f'<svg x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" {box} overflow="visible">{inner}'
 
 
 def frame(
