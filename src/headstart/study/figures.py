@@ -13,6 +13,7 @@ from headstart.study.claims.contrasts import arm_name
 from headstart.study.claims.mechanism import by_autoencoder
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, Verdict, deciding, hull
+from headstart.study.gains import with_arm
 from headstart.study.page import Figure
 from headstart.study.writing import counted
 
@@ -29,8 +30,7 @@ def labelled(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with `arm`, `percent` (test accuracy) and `group`: dataset, and protocol where it has several."""
     protocols = runs.groupby("dataset")["protocol"].transform("nunique")
     group = runs["dataset"].where(protocols == 1, runs["dataset"] + " " + runs["protocol"])
-    arm = [arm_name(*which) for which in zip(runs["projector_init"], runs["projector_frozen"], strict=True)]
-    return runs.assign(group=group, arm=arm, percent=100 * runs["probe_test_top1"])
+    return with_arm(runs).assign(group=group, percent=100 * runs["probe_test_top1"])
 
 
 def stands_on(runs: pd.DataFrame) -> str:
