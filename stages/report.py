@@ -1,108 +1,91 @@
-"""Gather the stages' summaries into metrics.json, plots and a page, as Markdown and as HTML."""
+"""Gather the stages' summaries into metrics files, plots and a page, as Markdown and as HTML."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from headstart.run import files, paths
-from headstart.run.inputs import Inputs
+from headstart.run.inputs import Inputs, read_used
 from headstart.run.params import Params
 from headstart.run.stage import run_stage, say
-from headstart.study import gradients, report
-from headstart.study.page import to_html
+from headstart.study import gradients, metrics, report, sections
+from headstart.study.page import Picture, to_html, to_markdown
 
 
 def main() -> None:
     """Read only what params.yaml names: the folders may hold more from earlier runs."""
     inputs = Inputs("report", "report")
     params = inputs.params
-    summaries = {
-        name: {
-            "simclr": files.read_json(paths.simclr_metrics(name) / "summary.json", made_by="train_simclr"),
-            "probe": files.read_json(paths.probe_metrics(name) / "summary.json", made_by="fit_probe"),
-            "transfer": {
-                target: files.read_json(paths.transfer_metrics(name, target) / "summary.json", made_by="transfer")
-                for target in params.probe.datasets
-            },
-        }
-        for name in params.datasets
-    }
-    curves = {
-        name: files.read_csv(paths.simclr_metrics(name) / "curve.csv", made_by="train_simclr")
-        for name in params.datasets
-    }
-    measured = {
-        name: files.read_csv(paths.simclr_metrics(name) / "diagnostics.csv", made_by="train_simclr")
-        for name in params.datasets
-        if (paths.simclr_metrics(name) / "diagnostics.csv").is_file()
-    }
-    flows = gradients.flow_rows(measured)
+    summaries, curves, flows = read(params)
+    told = report.describe(params.projector, params.seed, params.recipe)
+    table = metrics.gather(summaries)
+    inputs.check()
     with files.write_folder(paths.PLOTS) as folder:
         files.write_csv(folder / "simclr_loss.csv", report.loss_rows(curves))
         files.write_csv(folder / "probe_accuracy.csv", report.accuracy_rows(summaries))
         if flows:
             files.write_csv(folder / Path(gradients.FLOW).name, flows)
-        images = folder / "images"
-        images.mkdir()
-        report.loss_figure(images / "simclr_loss.png", curves)
-        pictures, shown = {}, []
-        for name in params.datasets:
-            sources = {
-                f"{name}_views.png": paths.simclr_metrics(name) / "views.png",
-                f"{name}_confusion.png": paths.probe_metrics(name) / "confusion.png",
-                f"{name}_reconstructions.png": paths.simclr_metrics(name) / "reconstructions.png",
-            }
-            there = {target: source for target, source in sources.items() if source.exists()}
-            for target, source in there.items():
-                shutil.copyfile(source, images / target)
-                picture = report.captioned(target.removesuffix(".png"), source.read_bytes())
-                shown += [picture] if picture else []
-            pictures[name] = [f"{paths.PLOTS.name}/images/{target}" for target in there]
-    page = report.markdown(summaries, settings(params), {"Loss": ["plots/images/simclr_loss.png"], **pictures})
-    files.write_text(paths.REPORT, page)
-    files.write_text(paths.PAGE, to_html(report.page(summaries, settings(params), curves, shown, flows)))
-    numbers = report.metrics(summaries, gradients.early(flows))
-    files.write_json(paths.METRICS, numbers)
-    files.write_json(paths.ALL, {"metrics": numbers, "facts": facts(summaries), "made_with": made_with(params)})
-    say(page.partition("\n## ")[0])
+        (folder / "images").mkdir()
+        shown = [picture for name in params.datasets for picture in copy_pictures(name, folder / "images")]
+        page = report.page(summaries, told, curves, shown, flows)
+        for path, drawing in sections.files(page).items():
+            files.write_text(folder / Path(path).relative_to(paths.PLOTS.name), drawing)
+    text = to_markdown(page, paths.PAGE.name)
+    files.write_text(paths.REPORT, text)
+    files.write_text(paths.PAGE, to_html(page))
+    used = read_used(elements(params))
+    files.write_json(paths.ALL, {"metrics": table, "facts": report.facts(summaries), "made_with": used})
+    files.write_json(paths.METRICS, {name: table[name] for name in metrics.watched(table)})
+    say("\n## ".join(text.split("\n## ")[:2]))
 
 
-def facts(summaries: report.Summaries) -> dict[str, dict[str, object]]:
-    """Return dataset -> what its settings came to: frozen or not, an autoencoder or none, the precision in use."""
+def read(params: Params) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]], list[dict[str, str]]]:
+    """Return by dataset the stages' summaries and SimCLR's curves, and the rows of steps that were measured."""
+    summaries: dict[str, dict[str, Any]] = {}
+    curves, measured = {}, {}
+    for name in params.datasets:
+        simclr, probe = paths.simclr_metrics(name), paths.probe_metrics(name)
+        own = {"simclr": (simclr, "train_simclr"), "probe": (probe, "fit_probe")}
+        summaries[name] = {key: files.read_json(at / "summary.json", made_by=by) for key, (at, by) in own.items()}
+        targets = {target: paths.transfer_metrics(name, target) for target in params.probe.datasets}
+        found = {target: files.read_json(at / "summary.json", made_by="transfer") for target, at in targets.items()}
+        summaries[name]["transfer"] = found
+        curves[name] = files.read_csv(simclr / "curve.csv", made_by="train_simclr")
+        if (simclr / "diagnostics.csv").is_file():
+            measured[name] = files.read_csv(simclr / "diagnostics.csv", made_by="train_simclr")
+    flows = gradients.flow_rows(measured)
+    for name, values in gradients.early(flows).items():
+        summaries[name]["early"] = values
+    return summaries, curves, flows
+
+
+def copy_pictures(dataset: str, folder: Path) -> list[Picture]:
+    """Copy the stages' pictures of a dataset into a folder, and return them as a page shows them."""
+    simclr, shown = paths.simclr_metrics(dataset), []
+    for source in (
+        simclr / "views.png",
+        paths.probe_metrics(dataset) / "confusion.png",
+        simclr / "reconstructions.png",
+    ):
+        if source.exists():
+            name = f"{dataset}_{source.name}"
+            shutil.copyfile(source, folder / name)
+            path = f"{paths.PLOTS.name}/images/{name}"
+            picture = sections.captioned(Path(name).stem, source.read_bytes(), path)
+            shown += [picture] if picture else []
+    return shown
+
+
+def elements(params: Params) -> dict[str, list[str]]:
+    """Return stage -> the elements of its matrix that this report rests on."""
+    head, targets = params.projector, params.probe.datasets
     return {
-        name: {
-            "projector_frozen": summary["simclr"]["projector_frozen"],
-            "needs_autoencoder": summary["simclr"]["autoencoder"] is not None,
-            "precision": summary["simclr"]["precision"],
-        }
-        for name, summary in summaries.items()
+        **{stage: list(params.datasets) for stage in ("download", "prepare", "train_simclr", "fit_probe")},
+        "prepare_source": [head.autoencoder_dataset],
+        "pretrain_autoencoder": [f"{name}-{head.init}-{head.hidden_dim}" for name in params.datasets],
+        "prepare_target": list(targets),
+        "transfer": [f"{name}-on-{target}" for name in params.datasets for target in targets],
     }
-
-
-def made_with(params: Params) -> dict[str, dict[str, dict[str, str]]]:
-    """Return stage -> element -> the digests of the settings and code that made what this report rests on."""
-    head = params.projector
-    per_dataset = ("download", "prepare", "train_simclr", "fit_probe")
-    wanted = {stage: list(params.datasets) for stage in per_dataset}
-    wanted["prepare_source"] = [head.autoencoder_dataset]
-    wanted["pretrain_autoencoder"] = [f"{name}-{head.init}-{head.hidden_dim}" for name in params.datasets]
-    wanted["prepare_target"] = list(params.probe.datasets)
-    wanted["transfer"] = [f"{name}-on-{target}" for name in params.datasets for target in params.probe.datasets]
-    return {
-        stage: {name: files.read_json(paths.used(stage, name), made_by=stage) for name in names}
-        for stage, names in wanted.items()
-    }
-
-
-def settings(params: Params) -> dict[str, object]:
-    """Return what the page says about the run."""
-    head = params.projector
-    first = f"{head.init} ({'frozen' if head.frozen else 'trainable'})"
-    text = f"{first} first layer, {head.hidden_dim} hidden, {head.out_dim} out, {head.activation}"
-    if (head.num_layers, head.position, head.norm) != (2, 1, "none"):
-        text += f"; {head.num_layers} layers, {head.init} at {head.position}, norm {head.norm}"
-    if head.needs_autoencoder and head.autoencoder_dataset != "same":
-        text += f"; autoencoder of {head.autoencoder_dataset}"
-    return {"projector": text, "activation": head.activation, "seed": params.seed, "recipe": params.recipe}
 
 
 if __name__ == "__main__":

@@ -45,6 +45,10 @@ def test_repro_leaves_all_metrics_and_a_second_one_does_nothing(workspace):
     for name in needed.split():
         assert set(table[name]) == {"mean", "digits"}
         assert table[name]["mean"] == table[name]["digits"]
+    watched = json.loads((workspace / "metrics" / "metrics.json").read_text())
+    assert set(watched) == {*needed.split(), "knn20"} and watched == {name: table[name] for name in watched}
+    scores = json.loads((workspace / "metrics" / "probe" / "digits" / "summary.json").read_text())["trained"]
+    assert {name: table[name]["digits"] for name in scores} == scores
     assert 0 < table["top1_majority"]["digits"] < table["top1"]["digits"] <= 1
     again = run(workspace, "dvc", "repro")
     assert executed(again.stdout) == {"track"}
@@ -181,7 +185,7 @@ def test_all_evaluation_and_diagnostics_change_no_weight_and_transfer_trains_not
         name = f"models/simclr/digits/{part}.safetensors"
         assert after[name] == before[name]
     table = metrics(workspace)
-    kept = json.loads(before["metrics/metrics.json"])
+    kept = json.loads(before["metrics/all.json"])["metrics"]
     assert {name: table[name] for name in kept} == kept
     assert {"top1_hidden", "top1_output", "top1_finetuned", "top1_finetuned_untrained", "few10pct"} <= set(table)
     folder = workspace / "metrics" / "simclr" / "digits"

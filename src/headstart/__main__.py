@@ -78,7 +78,7 @@ def _gains_options(command: argparse.ArgumentParser) -> None:
     add("--against", default="random (trainable)", metavar="LEVEL", help="the level that others are set against")
     add("--by", metavar="COLUMN,..", help="a gain for each value of these columns, as projector_activation")
     add("--score", default="probe_test_top1", metavar="COLUMN", help="of which accuracy (default: probe_test_top1)")
-    add("--figure", type=Path, metavar="FILE.png", help="draw it too")
+    add("--figure", type=Path, metavar="FILE.svg", help="draw it too")
     add("--title", help="of the figure")
 
 

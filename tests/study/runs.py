@@ -1,6 +1,7 @@
 """Synthetic runs with known effects, and the paper's published ones where they are at hand."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,16 @@ import pytest
 
 from headstart.study import rows
 
-PAPER = Path(__file__).parents[2] / "../shared/paper"
-
 Row = dict[str, Any]
 ARMS = (("autoencoder", True), ("random", False))
 
 
 def needs_paper() -> Path:
     """The folder of the published runs; without it the calling test is skipped."""
-    if not PAPER.is_dir():
-        pytest.skip("the paper's published runs (../shared/paper) are not on this machine")
-    return PAPER
+    folder = os.environ.get("HEADSTART_TEST_PAPER")
+    if not folder:
+        pytest.skip("HEADSTART_TEST_PAPER names no folder with the paper's published runs")
+    return Path(folder)
 
 
 def make(

@@ -3,39 +3,26 @@
 import csv
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
+from headstart import history, settings
 from headstart.__main__ import main
 from headstart.run.params import load_params
 from headstart.study import rows
 from headstart.study.claims import CLAIMS
-from headstart.study.experiments import experiment_rows, read_dvc
+from headstart.study.experiments import lock_row, read_dvc, row_of, tracked_rows
 from headstart.tracking import tracking
+from headstart.tracking.tracked import read_runs
+from tests.checkouts import ROOT, edit, run
 from tests.study.runs import make, needs_paper
+from tests.sweep.stubs import stub_checkout
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-
-
-def environment() -> dict[str, str]:
-    """The tests' own environment, without what the caller's would change."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "GIT_"))}
-    identity = {
-        f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-    }
-    return {**env, **identity, "PATH": f"{BIN}:{env['PATH']}", "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-
-
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=200)
+SOURCES = {"PYTHONPATH": str(ROOT / "src")}
 
 
 @pytest.fixture
@@ -75,7 +62,7 @@ def grid(tmp_path_factory) -> Path:
 
 
 def test_markdown_answers_every_claim_with_and_without_failed_runs(grid):
-    done = run(grid, "python", "-W", "error", "-m", "headstart", "compare", "--rows", "rows.csv")
+    done = run(grid, "python", "-W", "error", "-m", "headstart", "compare", "--rows", "rows.csv", **SOURCES)
     assert (done.returncode, done.stderr) == (0, "")
     page = done.stdout
     assert page.startswith("# Claims on rows.csv\n\n60 runs, 1 dataset, 5 seeds. 1 failed")
@@ -129,10 +116,12 @@ def test_what_cannot_be_computed_is_one_line(grid, tmp_path, refused):
 
 
 def test_refusals_end_with_status_1_and_a_reader_that_has_enough_with_no_traceback(grid):
-    done = run(grid, "python", "-m", "headstart", "compare", "--rows", "rows.csv", "--claim", "C11")
+    done = run(
+        grid, "python", "-m", "headstart", "compare", "--rows", "rows.csv", "--claim", "C11", check=False, **SOURCES
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("error: C11: must be one of C1, C2")
-    done = run(grid, "bash", "-c", "python -m headstart compare --rows rows.csv --claim C1 | head -1")
+    done = run(grid, "bash", "-c", "python -m headstart compare --rows rows.csv --claim C1 | head -1", **SOURCES)
     assert done.stdout == "# Claims on rows.csv\n" and done.stderr == ""
 
 
@@ -147,75 +136,45 @@ def test_the_published_runs_without_download(compare):
 
 # ---- this repository's own runs --------------------------------------------------------------------------------------
 
-STAGE = """
-import json, pathlib, yaml
-params = yaml.safe_load(pathlib.Path("params.yaml").read_text())
-top1 = 0.9 if params["projector"]["init"] == "autoencoder" else 0.8
-names = ("top1", "val_top1", "macro_f1", "macro_recall", "train_loss", "val_loss")
-metrics = {name: {"mean": top1, "digits": top1} for name in names}
-pathlib.Path("metrics").mkdir(exist_ok=True)
-pathlib.Path("metrics/metrics.json").write_text(json.dumps(metrics))
-"""
-PIPELINE = {
-    "stages": {
-        "train_simclr": {
-            "matrix": {"dataset": "${datasets}"},
-            "cmd": "python stage.py",
-            "deps": ["stage.py"],
-            "params": ["recipe", "seed", "projector", "simclr", "data.standardize"],
-            "metrics": [{"metrics/metrics.json": {"cache": False}}],
-        }
-    }
-}
-
-
-def done(folder: Path, *command: str) -> None:
-    result = run(folder, *command)
-    assert result.returncode == 0, result.stderr
-
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
-    """A DVC repository with this project's params.yaml and a stage that takes no time.
+    """A repository whose stages take no time.
 
     A baseline; an experiment from it, hidden by a later commit; one in the queue; a branch whose params.yaml was edited
     after its results were made.
     """
-    folder = tmp_path_factory.mktemp("repository")
-    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
-    (folder / "stage.py").write_text(STAGE)
-    (folder / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
-    done(folder, "git", "init", "-qb", "main")
-    done(folder, "dvc", "init", "-q")
-    (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n    autostage = true\n")
-    done(folder, "dvc", "repro", "-q")
-    done(folder, "git", "add", "-A")
-    done(folder, "git", "commit", "-qm", "baseline")
-    settings = ["-S", "projector.init=random", "-S", "projector.freeze=false"]
-    done(folder, "dvc", "exp", "run", "-q", "--temp", *settings, "-n", "plain")
-    done(folder, "git", "commit", "-q", "--allow-empty", "-m", "later")
-    done(folder, "dvc", "exp", "run", "-q", "--queue", "-S", "projector.activation=tanh", "-n", "waiting")
-    done(folder, "git", "checkout", "-qb", "edited")
-    text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(text.replace("seed: 0", "seed: 7"))
-    done(folder, "git", "commit", "-qam", "edited")
-    done(folder, "git", "checkout", "-q", "main")
+    folder = stub_checkout(tmp_path_factory.mktemp("repository"))
+    run(folder, "git", "branch", "-M", "main")
+    run(folder, "dvc", "repro")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "baseline")
+    run(folder, "dvc", "exp", "run", "--temp", "-S", "projector.init=random", "-n", "plain")
+    run(folder, "git", "commit", "-q", "--allow-empty", "-m", "later")
+    run(folder, "dvc", "exp", "run", "--queue", "-S", "projector.activation=tanh", "-n", "waiting")
+    run(folder, "git", "checkout", "-qb", "edited")
+    edit(folder, {"seed": 7})
+    run(folder, "git", "commit", "-qam", "edited")
+    run(folder, "git", "checkout", "-q", "main")
     return folder
 
 
 def test_dvc_experiments_of_all_branches_and_commits_become_rows(repository, compare):
     page = compare(repository, "--claim", "C1", "--save-rows", "rows.csv")
-    assert "Left out, params.yaml was edited after the results were made: edited." in page
-    assert "Left out as half-finished (no test accuracy): 1 (waiting)." in page
-    assert "Counted once though found again with the same result: 1 (" in page
-    assert "autoencoder (frozen) - random (trainable): +10.00 points [10.00, 10.00] over 1 pairs" in page
+    assert "Counted once though found again with the same result: 1 (edited)." in page
+    assert "autoencoder (frozen) - random (trainable): +25.00 points" in page
     saved = rows.read_csv(repository / "rows.csv").set_index("run")
+    assert set(saved.index) == {"main", "edited", "plain"}, "what waits in the queue has no row"
+    assert (saved["seed"] == 0).all(), "dvc.lock says what results were made with, whatever was edited since"
     plain = saved.loc["plain"]
     assert (plain["projector_init"], bool(plain["projector_frozen"]), plain["autoencoder"]) == ("random", False, "")
     assert bool(saved.loc["main", "projector_frozen"]) and saved.loc["main", "autoencoder"]
-    assert (plain["seed"], plain["epochs"], plain["image_size"], plain["probe_test_top1"]) == (0, 40, 8, 0.8)
-    assert plain["learning_rate"] == pytest.approx(0.3 * 128 / 256)
+    assert (plain["epochs"], plain["image_size"], plain["precision"]) == (2, 8, "fp32")
+    assert plain["learning_rate"] == pytest.approx(0.3 * 256 / 256)
     assert saved["protocol"].nunique() == 1
+    assert len(plain["identity"]) == 32 and plain["identity"] != saved.loc["main", "identity"]
+    assert plain["arrays"] == saved.loc["main", "arrays"] != ""
+    run(repository, "git", "clean", "-fdq", "rows.csv")
 
 
 def test_the_workspace_counts_on_request_where_no_commit_holds_its_results(repository):
@@ -226,99 +185,131 @@ def test_the_workspace_counts_on_request_where_no_commit_holds_its_results(repos
     assert "workspace" not in set(kept["run"])
 
 
-def flat(**changes):
-    params = {
-        "recipe": "paper",
-        "datasets": "['digits', 'mine']",
-        "seed": 1.0,
-        "projector.init": "random_matched",
-        "projector.freeze": "auto",
-        "projector.hidden_dim": 128.0,
-        "projector.out_dim": 64.0,
-        "projector.activation": "tanh",
-        "data.standardize": "False",
-        "simclr.learning_rate": 0.3,
-        "simclr.epochs.default": 40.0,
-        "simclr.epochs.paper": 150.0,
-        "autoencoder.epochs": 30.0,
-        "datasets.yaml:digits.batch_size": 512.0,
-        "datasets.yaml:digits.views": "calm",
-        "datasets.yaml:mine.batch_size": 256.0,
-        "views.calm.flip": 0.5,
-        "views.wild.flip": 0.1,
-        "tracking.enabled": "True",
-    }
-    return {**params, **changes}
+def test_a_project_in_a_folder_of_a_larger_repository_has_its_rows_too(repository, tmp_path):
+    large = tmp_path / "large"
+    shutil.copytree(repository, large / "inner", ignore=shutil.ignore_patterns(".git", "cache", "tmp"))
+    run(large, "git", "init", "-q", "-b", "main")
+    run(large, "git", "add", "-A")
+    run(large, "git", "commit", "-qm", "all of it")
+    records, notes = read_dvc(large / "inner")
+    assert [row["run"] for row in records] == ["main"] and notes == []
 
 
-def row_of(**changes):
-    return next(iter(experiment_rows(flat(**changes), {"top1.digits": 0.5, "top1.mine": 0.6}, "name")))
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_the_lock_dvc_exp_show_and_mlflow_tell_one_row(repository, tmp_path, monkeypatch, recipe):
+    """The same settings in three spellings: of stages alone, of whole files, and as texts."""
+    folder = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(repository), str(folder))
+    sixteen = {"datasets.yaml:digits.image_size": 16}  # the paper's stem on fewer pixels is refused
+    edit(folder, {"recipe": recipe, "tracking.enabled": True, **sixteen})
+    with (folder / "params.yaml").open() as file:  # as DVC's dumper writes 0.00001
+        text = file.read().replace("1.0e-05", "1e-05")
+    (folder / "params.yaml").write_text(text)
+    run(folder, "dvc", "repro")
+    record = json.loads((folder / "metrics/all.json").read_text())
+    (result,) = history.read_workspace(folder).results
+    locked = {key: value for key, value in lock_row(result, "x").items() if key not in ("identity", "arrays")}
+
+    shown = json.loads(run(folder, "dvc", "exp", "show", "--json").stdout)
+    files = next(row for row in shown if row["rev"] == "workspace")["data"]["params"]
+    tree = {name: files[name]["data"] for name in ("params.yaml", "datasets.yaml")}
+    assert row_of(tree, "digits", result.metrics, result.facts, "x") == locked
+
+    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    tracking.complete(load_params(), record["metrics"], [], record["facts"])
+    (told,) = read_runs(load_params().tracking.experiment)
+    assert tracked_rows(told.params, told.metrics, told.facts, "x") == [locked]
+    both = rows.finished(rows.to_rows([locked, *tracked_rows(told.params, told.metrics, told.facts, "x")], "x"), "x")
+    assert len(both.runs) == 1 and both.runs["protocol"].nunique() == 1
 
 
-def test_an_experiments_parameters_become_a_row_per_dataset():
-    digits, mine = experiment_rows(flat(), {"top1.digits": 0.5, "top1.mine": 0.6}, "name")
-    assert (digits["dataset"], digits["probe_test_top1"], digits["epochs"]) == ("digits", 0.5, 150.0)
-    assert (mine["dataset"], mine["probe_test_top1"]) == ("mine", 0.6)
-    assert digits["projector_frozen"] is True and digits["learning_rate"] == pytest.approx(0.6)
-    assert rows.to_rows([digits, mine], "x")["seed"].tolist() == [1, 1]
+FACTS = {"projector_frozen": True, "needs_autoencoder": True, "precision": "bf16"}
+
+
+def row(metrics: dict[str, float] | None = None, **changes):
+    tree = settings.with_overrides(settings.read_settings(ROOT), {"datasets": ["digits", "mine"], "recipe": "paper"})
+    tree = settings.with_overrides(tree, {key.replace("__", "."): value for key, value in changes.items()})
+    return row_of(tree, "digits", metrics or {"top1": 0.5}, FACTS, "name")
+
+
+def test_settings_become_a_row():
+    found = row(**{"datasets.yaml:digits.batch_size": 512})
+    assert (found["dataset"], found["probe_test_top1"], found["epochs"]) == ("digits", 0.5, 150)
+    assert found["projector_frozen"] is True and found["learning_rate"] == pytest.approx(0.6)
+    assert rows.to_rows([found], "x")["seed"].tolist() == [0]
 
 
 def test_other_datasets_are_transfer_or_where_classes_are_the_same_a_shift():
     found = {"top1_on_a": 0.4, "top1_on_b": 0.6, "top1_on_a_untrained": 0.3, "top1_on_b_untrained": 0.2}
     found |= {"top1_on_grey": 0.9, "top1_zero_shot_on_grey": 0.7}
-    metrics = {f"{name}.digits": value for name, value in found.items()}
-    row, other = experiment_rows(flat(**{"probe.datasets": "['a', 'b', 'grey']"}), metrics, "name")
-    assert row["transfer_datasets"] == "a, b, grey"
-    assert (row["transfer_top1"], row["transfer_untrained_top1"]) == (pytest.approx(0.5), pytest.approx(0.25))
-    assert row["shift_top1"] == 0.7
+    one = row(found, probe__datasets=["a", "b", "grey"])
+    assert one["transfer_datasets"] == "a, b, grey"
+    assert (one["transfer_top1"], one["transfer_untrained_top1"]) == (pytest.approx(0.5), pytest.approx(0.25))
+    assert one["shift_top1"] == 0.7
+    other = row({}, probe__datasets=["a", "b", "grey"])
     assert other["transfer_top1"] is other["shift_top1"] is None, "half a mean is none"
-    plain = row_of()
+    plain = row()
     assert plain["transfer_datasets"] == "" and plain["transfer_top1"] is plain["shift_top1"] is None
 
 
 def test_a_plain_value_that_equals_the_recipes_is_the_same_protocol():
-    params = {name: value for name, value in flat().items() if not name.startswith("simclr.epochs")}
-    (plain, _), (resolved, _) = (
-        experiment_rows(tree, {}, "name") for tree in (params | {"simclr.epochs": "150"}, flat())
-    )
-    assert plain["protocol"] == resolved["protocol"] and int(plain["epochs"]) == resolved["epochs"] == 150
+    assert row(simclr__epochs=150)["protocol"] == row()["protocol"]
+    assert row(simclr__weight_decay=1e-05)["protocol"] == row(simclr__weight_decay=0.00001)["protocol"]
 
 
 @pytest.mark.parametrize(
     ("changes", "column"),
     [
-        ({"simclr.epochs.paper": 100.0}, "protocol"),
-        ({"views.calm.flip": 0.0}, "protocol"),
-        ({"datasets.yaml:digits.batch_size": 128.0}, "protocol"),
-        ({"autoencoder.epochs": 1.0}, "autoencoder"),
-        ({"seed": 2.0}, None),
-        ({"projector.activation": "relu"}, None),
-        ({"data.standardize": "True"}, None),
-        ({"views.wild.flip": 0.0}, None),
-        ({"datasets.yaml:mine.batch_size": 2.0}, None),
-        ({"simclr.epochs.default": 1.0}, None),
-        ({"tracking.enabled": "False"}, None),
+        ({"simclr.epochs": {"default": 40, "paper": 100}}, "protocol"),
+        ({"views.digits.flip": 0.5}, "protocol"),
+        ({"datasets.yaml:digits.batch_size": 64}, "protocol"),
+        ({"data.val_fraction": 0.2}, "protocol"),
+        ({"probe.strengths": [1.0]}, "protocol"),
+        ({"simclr.novelty": 1}, "protocol"),
+        ({"autoencoder.epochs": 1}, "autoencoder"),
+        ({"seed": 2}, None),
+        ({"projector.activation": "silu"}, None),
+        ({"data.standardize": True}, None),
+        ({"views.mild.flip": 0.0}, None),
+        ({"datasets.yaml:mine.batch_size": 2}, None),
+        ({"simclr.epochs": {"default": 1, "paper": 150}}, None),
+        ({"tracking.enabled": False}, None),
+        ({"probe.few_labels": [3]}, None),
         ({"data.archives": "sets", "data.mirror": "https://host"}, None),
     ],
 )
 def test_the_protocol_is_what_changes_a_result_and_is_no_axis(changes, column):
-    differing = [name for name in ("protocol", "autoencoder") if row_of()[name] != row_of(**changes)[name]]
+    differing = [name for name in ("protocol", "autoencoder") if row()[name] != row(**changes)[name]]
     assert differing == ([column] if column else [])
 
 
-def test_mlflow_gives_the_same_rows_with_what_they_took(workspace, monkeypatch, compare, refused):
+def test_pairs_of_several_precisions_are_told():
+    runs = make(lambda row: 0.8)
+    runs["precision"] = "fp32"
+    assert not rows.finished(runs, "x").notes
+    runs.loc[runs["projector_init"] == "random", "precision"] = "bf16"
+    (note,) = rows.finished(runs, "x").notes
+    assert note == "In 30 settings pairs mix precisions (column `precision`)."
+
+
+def test_mlflow_gives_rows_with_what_they_took(workspace, monkeypatch, compare, refused):
     for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(name, raising=False)
-    shutil.copyfile(ROOT / "params.yaml", workspace / "params.yaml")
+    for name in ("params.yaml", "datasets.yaml"):
+        shutil.copyfile(ROOT / name, workspace / name)
     assert "no MLflow store; run the pipeline with tracking.enabled: true" in refused(workspace, "--rows", "mlflow")
     for init, top1 in (("autoencoder", 0.9), ("random", 0.8)):
-        text = (ROOT / "params.yaml").read_text().replace("init: autoencoder", f"init: {init}")
-        (workspace / "params.yaml").write_text(text)
-        params = load_params(workspace / "params.yaml")
+        edit(workspace, {"projector.init": init})
+        params = load_params(workspace)
         for stage in ("train_simclr", "fit_probe"):
             with tracking.stage_run(stage, "digits", params) as stage_run:
                 stage_run.log_metrics({"simclr/images_per_second": 1234.0}, step=1)
-        tracking.complete(params, {"top1": {"mean": top1, "digits": top1}, "train_loss": {"digits": 5.0}}, [])
+        own = init == "autoencoder"
+        facts = {"digits": {"projector_frozen": own, "needs_autoencoder": own, "precision": "fp32"}}
+        tracking.complete(params, {"top1": {"mean": top1, "digits": top1}, "train_loss": {"digits": 5.0}}, [], facts)
     page = compare(workspace, "--rows", "mlflow", "--claim", "C1", "--save-rows", "rows.csv")
     assert "autoencoder (frozen) - random (trainable): +10.00 points" in page
     saved = rows.read_csv(workspace / "rows.csv")

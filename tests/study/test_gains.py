@@ -2,11 +2,11 @@
 
 import math
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from headstart.__main__ import main
 from headstart.errors import UserError
@@ -103,11 +103,18 @@ def test_the_command_prints_the_table_and_draws_the_same_picture_again(runs, tmp
         main()
         return capsys.readouterr().out
 
-    said = call("--by", "projector_activation", "--figure", "a/gains.png")
+    said = call("--by", "projector_activation", "--figure", "a/gains.svg")
     assert "| tanh | autoencoder (frozen) | 85.20 | 82.20 | +3.00 [" in said and "made for a test" in said
-    assert call("--by", "projector_activation", "--figure", "b.png") == said
-    assert (tmp_path / "a" / "gains.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with Image.open(tmp_path / "b.png") as picture:
-        assert picture.width > 600 and len(picture.convert("RGB").getcolors(1_000_000)) > 50
-    with pytest.raises(SystemExit, match=r"^error: --figure x\.svg: must end in \.png$"):
-        call("--figure", "x.svg")
+    assert call("--by", "projector_activation", "--figure", "b.svg") == said
+    drawn = (tmp_path / "b.svg").read_text()
+    assert (tmp_path / "a" / "gains.svg").read_text() == drawn
+    label = ElementTree.fromstring(drawn).get("aria-label")
+    assert label.startswith("rows.csv points: ") and "autoencoder (frozen), tanh +3.00 [" in label
+    assert "orthogonal (frozen), relu +0.00 [" in label
+    with pytest.raises(SystemExit, match=r"^error: --figure x\.png: must end in \.svg$"):
+        call("--figure", "x.png")
+
+
+def test_without_further_columns_each_level_is_a_row(runs):
+    label = ElementTree.fromstring(gains.drawing(gains.gains(runs), gains.BASELINE, "t")).get("aria-label")
+    assert "; orthogonal (frozen) +0.00 [" in label and "autoencoder (frozen) +2.00 [" in label

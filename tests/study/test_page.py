@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headstart.__main__ import main
-from headstart.study import claims, curves, figures, page, rows, svg
+from headstart.study import claims, curves, figures, lines, page, rows, svg
 from headstart.study.comparison import comparison
 from tests.study.runs import make, needs_paper
 
@@ -171,8 +171,8 @@ def test_curves_are_averaged_within_an_arm_and_a_lost_value_breaks_the_line():
     def rows_of(*losses):
         return [{"epoch": str(k), "train_loss": str(loss), "val_loss": "nan"} for k, loss in enumerate(losses, 1)]
 
-    lines = [curves.curve(run, "digits", "random", seed, rows_of(*losses)) for run, seed, losses in RUNS]
-    figure = curves.figure(lines, ["autoencoder", "random"])
+    found = [curves.curve(run, "digits", "random", seed, rows_of(*losses)) for run, seed, losses in RUNS]
+    figure = lines.figure(curves.PLOT, [*found[0], *found[1]], ["autoencoder", "random"])
     assert "random: training loss 4.50 to 2.50 over 2 epochs" in figure.panels[0]
     assert [name for _, name in figure.legend] == ["random"] and figure.caption.endswith(" 2 runs, 2 seeds.")
     assert svg.curve([(0, 0), (1, math.nan), (2, 2)], "s0").count("M") == 2
@@ -194,8 +194,14 @@ def test_curves_come_from_the_commits_of_experiments_and_from_the_workspace(tmp_
     git("update-ref", "refs/heads/main", "HEAD~")
     file.write_text(file.read_text().replace("digits,1,4", "digits,1,3"))
     asked = [(run, "digits", "random", 0) for run in ("main", "wild-name", "workspace", "gone")]
-    found = curves.read_experiments(tmp_path, [*asked, ("main", "other", "random", 0)])
-    assert {item.run: item.train_loss for item in found} == {"main": (5,), "wild-name": (4,), "workspace": (3,)}
+    asked.append(("main", "other", "random", 0))
+    found = lines.read_experiments(tmp_path, curves.CURVES, asked, curves.curve)
+    losses = {"main": (5, 5), "wild-name": (4, 4), "workspace": (3, 4)}
+    assert [(item.run, item.points, item.dashed) for item in found] == [
+        (run, {1: loss}, dashed)
+        for run, both in losses.items()
+        for loss, dashed in zip(both, (False, True), strict=True)
+    ]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 8.1), (0.0049, 0.0061), (20, 1e6), (7.99, 8.01)])

@@ -1,11 +1,11 @@
 """The report's tables, from summaries as the stages write them."""
 
 import copy
+from xml.etree import ElementTree
 
-import pytest
 from PIL import Image
 
-from headstart.study import report
+from headstart.study import report, sections
 from headstart.study.page import to_html, to_markdown
 
 DIGITS = {
@@ -32,6 +32,7 @@ MINE = {
     },
 }
 BOTH = {"digits": DIGITS, "mine": MINE}
+SVG = "{http://www.w3.org/2000/svg}"
 SETTINGS = {
     "projector": "autoencoder (frozen) first layer",
     "activation": "relu",
@@ -40,57 +41,46 @@ SETTINGS = {
 }
 
 
-def test_metrics_are_metric_major_with_their_mean():
-    table = report.metrics(BOTH)
-    assert list(table["top1"]) == ["mean", "digits", "mine"]
-    assert table["top1"] == pytest.approx({"mean": 0.71, "digits": 0.96, "mine": 0.46})
-    assert table["top1_untrained"] == pytest.approx({"mean": 0.655, "digits": 0.9, "mine": 0.41})
-    assert table["top1_majority"] == pytest.approx({"mean": 0.15, "digits": 0.1, "mine": 0.2})
-    assert table["val_loss"] == {"mean": 4.0, "digits": 3.25, "mine": 4.75}
-    assert list(table) == sorted(table)
-
-
-def test_metrics_that_a_dataset_lacks_are_left_out_of_it_and_of_the_mean():
-    table = report.metrics(BOTH)
-    assert table["autoencoder_test_mse"] == {"mean": 0.02, "digits": 0.02}
-    assert table["top5"] == {"mean": 0.9, "mine": 0.9}
-
-
-def test_metrics_hold_all_that_was_promised():
-    """Issue 2: at least these."""
-    promised = {"top1", "top1_untrained", "top1_majority", "few5", "few5_untrained", "macro_f1"}
-    promised |= {"train_loss", "val_loss", "autoencoder_test_mse"}
-    assert promised <= set(report.metrics({"digits": DIGITS}))
-    assert all(row["mean"] == row["digits"] for row in report.metrics({"digits": DIGITS}).values())
+CURVE = [{"epoch": str(epoch), "train_loss": str(5 - epoch), "val_loss": str(5.2 - epoch)} for epoch in range(1, 4)]
 
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def in_markdown(summaries, pictures=()) -> str:
+    curves = dict.fromkeys(summaries, CURVE)
+    return to_markdown(report.page(summaries, SETTINGS, curves, pictures), "report.html")
+
+
+def result_lines(page: str) -> list[list[str]]:
+    section = page.partition("## Result\n")[2].partition("\n## ")[0]
+    return [cells(line) for line in section.splitlines() if line.startswith("|")]
+
+
 def test_page_has_one_row_per_dataset():
-    page = report.markdown(BOTH, SETTINGS, {})
-    lines = [line for line in page.splitlines() if line.startswith("|")]
+    lines = result_lines(in_markdown(BOTH))
+    assert lines[0] == [
+        *("dataset", "test images", "top-1", "untrained", "majority", "5 labels per class"),
+        *("5 labels per class, untrained", "macro F1", "train NT-Xent", "val NT-Xent", "autoencoder test MSE"),
+    ]
+    assert lines[1] == ["---", *["--:"] * 10]
+    assert lines[2] == [
+        *("digits", "360", "0.9600", "0.9000", "0.1000", "0.8000", "0.7000", "0.9500", "3.5000", "3.2500", "0.0200"),
+    ]
+    assert lines[3] == [
+        *("mine", "2000", "0.4600", "0.4100", "0.2000", "0.3000", "0.2000", "0.4500", "4.5000", "4.7500", "–"),
+    ]
     assert len(lines) == 4
-    assert cells(lines[0]) == [
-        *("dataset", "test images", "top-1", "untrained", "majority", "5 labels per class", "untrained, few labels"),
-        *("macro F1", "val NT-Xent", "autoencoder test MSE"),
-    ]
-    assert set(lines[1]) == {"|", "-"}
-    assert len(cells(lines[1])) == len(cells(lines[0]))
-    assert cells(lines[2]) == [
-        *("digits", "360", "0.9600", "0.9000", "0.1000", "0.8000", "0.7000", "0.9500", "3.2500", "0.0200"),
-    ]
-    assert cells(lines[3]) == [
-        *("mine", "2000", "0.4600", "0.4100", "0.2000", "0.3000", "0.2000", "0.4500", "4.7500", "–"),
-    ]
 
 
-def test_page_names_the_run_and_shows_its_pictures():
-    page = report.markdown(BOTH, SETTINGS, {"digits": ["plots/images/digits_views.png"]})
+def test_page_names_the_run_and_shows_its_pictures(tmp_path):
+    page = in_markdown({"digits": DIGITS}, [picture(tmp_path, "digits_views", "plots/images/digits_views.png")])
     assert "autoencoder (frozen) first layer" in page
     assert "Seed 0, recipe default" in page
-    assert "## digits\n\n![digits views](plots/images/digits_views.png)\n" in page
+    assert "## Views\n\n![Views of digits: training images" in page
+    assert "](plots/images/digits_views.png)\n\ndigits. Training images" in page
+    assert "1 run, 1 seed.](plots" in page
 
 
 def test_page_without_a_few_label_probe():
@@ -98,8 +88,8 @@ def test_page_without_a_few_label_probe():
     for probe in ("trained", "untrained"):
         for key in ("few5", "few5_std"):
             del summary["probe"][probe][key]
-    page = report.markdown({"digits": summary}, SETTINGS, {})
-    assert "labels per class" not in page
+    page = in_markdown({"digits": summary})
+    assert "per class" not in page
     assert "0.9600 | 0.9000 | 0.1000 | 0.9500" in page
 
 
@@ -107,15 +97,11 @@ def test_page_shows_the_probe_of_five_labels_among_several_and_neighbours():
     summary = copy.deepcopy(DIGITS)
     for probe in ("trained", "untrained"):
         summary["probe"][probe] |= {"few1": 0.4, "few10": 0.85, "few10pct": 0.88, "knn20": 0.91, "ece": 0.03}
-    summary["probe"]["details"] = {"trained": {"few1_low": 0.3}, "untrained": {}}
-    lines = [line for line in report.markdown({"digits": summary}, SETTINGS, {}).splitlines() if line.startswith("|")]
-    assert cells(lines[0])[5:7] == ["5 labels per class", "untrained, few labels"]
-    assert cells(lines[0])[-2:] == ["20 nearest neighbours", "calibration error"]
-    assert cells(lines[2])[5:7] == ["0.8000", "0.7000"]
-    assert cells(lines[2])[-2:] == ["0.9100", "0.0300"]
-    table = report.metrics({"digits": summary})
-    assert {"few1", "few10", "few10pct_untrained", "knn20_untrained"} <= set(table)
-    assert "few1_low" not in table
+    lines = result_lines(in_markdown({"digits": summary}))
+    assert lines[0][5:7] == ["5 labels per class", "5 labels per class, untrained"]
+    assert lines[0][-2:] == ["20 nearest neighbours", "calibration error"]
+    assert lines[2][5:7] == ["0.8000", "0.7000"]
+    assert lines[2][-2:] == ["0.9100", "0.0300"]
 
 
 def test_rows_of_the_plots():
@@ -131,25 +117,25 @@ def test_rows_of_the_plots():
     ]
 
 
-def test_loss_figure_shows_every_curve(tmp_path):
-    curve = [{"epoch": str(epoch), "train_loss": str(5 - epoch), "val_loss": str(5.2 - epoch)} for epoch in range(1, 4)]
-    report.loss_figure(tmp_path / "one.png", {"digits": curve})
-    report.loss_figure(tmp_path / "again.png", {"digits": curve})
-    report.loss_figure(tmp_path / "two.png", {"digits": curve, "mine": curve[:2]})
-    with Image.open(tmp_path / "one.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) >= 300
-    contents = [(tmp_path / f"{name}.png").read_bytes() for name in ("one", "again", "two")]
-    assert contents[0] == contents[1] != contents[2]
+def picture(tmp_path, name, path=""):
+    file = tmp_path / f"{name}.png"
+    Image.new("RGB", (7, 5)).save(file)
+    return sections.captioned(name, file.read_bytes(), path)
 
 
-CURVE = [{"epoch": str(epoch), "train_loss": str(5 - epoch), "val_loss": str(5.2 - epoch)} for epoch in range(1, 4)]
+def test_the_curves_also_lie_beside_the_page_as_a_drawing_of_every_dataset():
+    def files(*datasets):
+        page = report.page(dict.fromkeys(datasets, DIGITS), SETTINGS, dict.fromkeys(datasets, CURVE), [])
+        (link,) = [line for line in to_markdown(page, "x").splitlines() if line.startswith("![Loss over epochs")]
+        (path,) = sections.files(page)
+        assert link.endswith(f"]({path})") and path == "plots/images/simclr_loss.svg"
+        return sections.files(page)[path]
 
-
-def picture(tmp_path, name):
-    path = tmp_path / f"{name}.png"
-    Image.new("RGB", (7, 5)).save(path)
-    return report.captioned(name, path.read_bytes())
+    one, again, two = files("digits"), files("digits"), files("digits", "mine")
+    assert one == again != two
+    lines = [item.get("d") for item in ElementTree.fromstring(two).iter(f"{SVG}path") if "line" in item.get("class")]
+    assert len(lines) == 4, "training and validation of both"
+    assert all(line.count("L") == 2 for line in lines), "three epochs"
 
 
 def test_the_page_of_one_run_shows_what_there_is_and_judges_nothing(tmp_path):

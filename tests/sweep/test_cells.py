@@ -206,7 +206,7 @@ def test_dvc_makes_the_same_parameters_of_the_arguments(place):
     assert exp_run_arguments(cell)[::2] == ["-S"] * len(cell.overrides)
     words = exp_run_arguments(cell)[1::2]
     for name in ("params.yaml", "datasets.yaml"):  # DVC tells them apart by what stands before the colon
-        own = [word for word in words if word.startswith(f"{name}:") == (name == "datasets.yaml")]
+        own = [word for word in words if word.startswith("datasets.yaml:") == (name == "datasets.yaml")]
         apply_overrides(place / name, [word.removeprefix(f"{name}:") for word in own])
     assert settings.read_settings(place) == expected
 

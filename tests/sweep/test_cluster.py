@@ -254,7 +254,7 @@ def test_the_pool_gives_the_same_bits(swept, tmp_path):
     assert len(names) == 16
     for identity in names:
         pooled, sent = (
-            run(folder, "git", "show", f"{found[identity].commit}:metrics/metrics.json").stdout
+            run(folder, "git", "show", f"{found[identity].commit}:metrics/all.json").stdout
             for folder, found in ((root, here), (swept.root, there))
         )
         assert pooled == sent

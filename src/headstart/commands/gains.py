@@ -10,9 +10,9 @@ from headstart.study import rows
 
 def gains(options: argparse.Namespace) -> None:
     """Print the table, and write the figure where one is asked for."""
-    picture = options.figure
-    if picture is not None and picture.suffix != ".png":
-        raise UserError(f"--figure {picture}: must end in .png")
+    figure = options.figure
+    if figure is not None and figure.suffix != ".svg":
+        raise UserError(f"--figure {figure}: must end in .svg")
     runs, notes = read(options.rows, options.published_dir)
     source = SOURCES.get(options.rows, options.rows)
     found = rows.finished(runs, source)
@@ -20,5 +20,7 @@ def gains(options: argparse.Namespace) -> None:
     table = study.gains(found.runs, options.of, options.against, by, options.score)
     print(study.markdown(table, options.of, options.against))
     print("\n".join([rows.describe(found), *notes, *found.notes]))
-    if picture is not None:
-        study.picture(picture, table, options.against, options.title or source)
+    if figure is not None:
+        from headstart.run.files import write_text  # with torch: seconds that only this option pays
+
+        write_text(figure, study.drawing(table, options.against, options.title or source))

@@ -1,7 +1,9 @@
 """Write the study's report on runs as one self-contained HTML page, and as Markdown beside it."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -10,8 +12,10 @@ from headstart.errors import UserError
 from headstart.run import files, paths
 from headstart.study import claims, curves, figures, gradients, page, rows
 from headstart.study.comparison import comparison
+from headstart.study.lines import Line, read_experiments
 from headstart.study.page import Picture
-from headstart.study.report import captioned
+from headstart.study.sections import captioned
+from headstart.study.writing import counted
 
 
 def report(options: argparse.Namespace) -> None:
@@ -36,28 +40,27 @@ def report(options: argparse.Namespace) -> None:
         source=name,
         margin=options.margin,
         notes=notes,
-        curves=_curves(data.runs) if own else [],
         pictures=workspace_pictures() if own else [],
-        flows=_flows(data.runs) if own else [],
+        **(_measured(data.runs) if own else {}),
     )
     files.write_text(out, page.to_html(content))
     files.write_text(out.with_suffix(".md"), page.to_markdown(content, out.name))
-    count, text = rows.counted(len(data.runs), "run"), out.with_suffix(".md")
+    count, text = counted(len(data.runs), "run"), out.with_suffix(".md")
     print(f"{out}: {count}, {out.stat().st_size / 1e6:.2f} MB; the same as text: {text}")
 
 
-def _curves(runs: pd.DataFrame) -> list[curves.Curve]:
-    table = figures.labelled(runs)
-    columns = (table[name] for name in ("run", "dataset", "arm", "seed"))
-    return curves.read_experiments(Path(), zip(*columns, strict=True))
-
-
-def _flows(runs: pd.DataFrame) -> list[gradients.Flow]:
+def _measured(runs: pd.DataFrame) -> dict[str, list[Line]]:
+    """The curves and flows that the commits of the runs hold."""
     table = figures.labelled(runs)
     layers = table["projector_num_layers"].map(lambda number: f", {number} layers" if number > 2 else "")
     table = table.assign(head=table["projector_activation"] + layers)
-    columns = (table[name] for name in ("run", "dataset", "arm", "head", "seed"))
-    return gradients.read_experiments(Path(), zip(*columns, strict=True))
+
+    def those(*columns: str) -> Iterator[tuple[Any, ...]]:
+        return zip(*(table[name] for name in columns), strict=True)
+
+    losses = read_experiments(Path(), curves.CURVES, those("run", "dataset", "arm", "seed"), curves.curve)
+    flows = read_experiments(Path(), gradients.FLOW, those("run", "dataset", "arm", "head", "seed"), gradients.flow)
+    return {"curves": losses, "flows": flows}
 
 
 def workspace_pictures() -> list[Picture]:

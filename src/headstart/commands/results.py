@@ -37,31 +37,31 @@ def _page(grid: Grid, file: Path) -> str:
     for make, key in ((_gains, "gains"), (_means, "means")):
         for options in grid.results.get(key, []):
             number += 1
-            parts += make(grid, runs, options, OUT / f"{grid.name}{'' if number == 1 else f'-{number}'}.png")
+            parts += make(grid, runs, options, f"{grid.name}{'' if number == 1 else f'-{number}'}")
     return "\n\n".join(parts) + "\n"
 
 
-def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) -> list[str]:
+def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: str) -> list[str]:
     of, against = options.get("of", gains.ARM), options.get("against", gains.BASELINE)
     by = gains.names(options.get("by", ""))
     score = options.get("score", gains.SCORE)
     table = gains.gains(runs.runs, of, against, by, score)
     what = f"{score}: {of} against {against}" + (f", by {', '.join(by)}" if by else "")
-    gains.picture(figure, table, against, f"{grid.name}, {score}")
+    write_text(OUT / f"{figure}.svg", gains.drawing(table, against, f"{grid.name}, {score}"))
     return [
         f"## {what}",
-        f"![{what}: {gains.stands_on(table)}]({figure.name})",
+        f"![{what}: {gains.stands_on(table)}]({figure}.svg)",
         gains.markdown(table, of, against).rstrip(),
     ]
 
 
-def _means(grid: Grid, runs: rows.Table, options: dict[str, str], figure: Path) -> list[str]:
+def _means(grid: Grid, runs: rows.Table, options: dict[str, str], figure: str) -> list[str]:
     by, scores = gains.names(options["by"]), gains.names(options["score"])
     table = means.means(runs.runs, by, scores)
-    means.picture(figure, table, by, scores, grid.name)
+    means.picture(OUT / f"{figure}.png", table, by, scores, grid.name)
     what = f"{', '.join(scores)} by {', '.join(by)}"
     return [
         f"## {what}",
-        f"![{what}: means, least to greatest]({figure.name})",
+        f"![{what}: means, least to greatest]({figure}.png)",
         means.markdown(table, by, scores).rstrip(),
     ]

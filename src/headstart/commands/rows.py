@@ -15,6 +15,7 @@ from headstart.machine import processor
 from headstart.run.files import write_text
 from headstart.run.stage import say
 from headstart.study import rows
+from headstart.study.writing import counted
 from headstart.sweep.cells import Cell, differing, load_cells, make_cells
 from headstart.sweep.grid import Grid
 from headstart.sweep.ledger import Finished, Ledger, result_of
@@ -51,7 +52,7 @@ def write_rows(grid: Grid, root: Path, states: SweepState, out: Path | None) -> 
         *_failures([cell for cell in cells if cell.name not in done], states),
     ]
     write_text(path, rows.to_csv(table, comments))
-    say(f"{path}: {rows.counted(len(table), 'row')}, {path.stat().st_size / 1e3:.0f} kB")
+    say(f"{path}: {counted(len(table), 'row')}, {path.stat().st_size / 1e3:.0f} kB")
 
 
 def _rows_of(

@@ -103,6 +103,14 @@ class Inputs:
         return settings.file_and_key(key)
 
 
+def read_used(wanted: Mapping[str, Collection[str]]) -> dict[str, dict[str, Any]]:
+    """Return stage -> element -> the digests that it left, of those wanted; raises UserError where one is missing."""
+    return {
+        stage: {name: files.read_json(paths.used(stage, name), made_by=stage) for name in names}
+        for stage, names in wanted.items()
+    }
+
+
 def _stamps() -> list[tuple[int, int]]:
     """What changes whenever the settings' files are written."""
     with suppress(OSError):

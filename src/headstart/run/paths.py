@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-METRICS = Path("metrics/metrics.json")
-ALL = Path("metrics/all.json")
+METRICS = Path("metrics/metrics.json")  # what people compare
+ALL = Path("metrics/all.json")  # every number, and what made it
 REPORT = Path("metrics/report.md")
 PAGE = Path("metrics/report.html")
 PLOTS = Path("metrics/plots")

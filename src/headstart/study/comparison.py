@@ -1,39 +1,20 @@
 """The report on many runs: verdicts, figures, cost and the runs themselves, as a page."""
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
 
-from headstart.study import figures, rows, tables
+from headstart.study import figures, rows, sections, tables, writing
 from headstart.study.claims import Answer
 from headstart.study.claims.verdict import REFUTED, SUPPORTED, Verdict
-from headstart.study.curves import Curve
-from headstart.study.curves import figure as curves_figure
-from headstart.study.gradients import Flow
-from headstart.study.gradients import figure as gradients_figure
-from headstart.study.page import (
-    UNKNOWN,
-    Block,
-    Chip,
-    Chips,
-    Column,
-    Details,
-    Page,
-    Picture,
-    Points,
-    Section,
-    Table,
-    Text,
-    table,
-)
-from headstart.study.report import TO_COMPARE
+from headstart.study.lines import Line
+from headstart.study.page import Block, Chip, Chips, Column, Details, Page, Picture, Points, Section, Table, Text, table
 
-QUESTION = (
-    "What does SimCLR's projection head owe to how its first layer was initialised? The paper (arXiv:2408.14514) "
-    "replaces that layer by the frozen embedding layer of an autoencoder, pretrained on the same images, and reports "
-    "up to 2.9 points more linear-probe accuracy."
-)
+NOTHING = {
+    "curves": "These rows hold final losses only; curves come with runs of this repository (`--rows dvc`).",
+    "views": "No picture of views is at hand for these runs.",
+    "reconstruction": "No picture of reconstructions is at hand.",
+}
 
 
 def comparison(
@@ -43,9 +24,9 @@ def comparison(
     source: str,
     margin: float,
     notes: Sequence[str] = (),
-    curves: Sequence[Curve] = (),
+    curves: Sequence[Line] = (),
     pictures: Sequence[Picture] = (),
-    flows: Sequence[Flow] = (),
+    flows: Sequence[Line] = (),
 ) -> Page:
     """Return the page on finished runs and the answers to claims on them.
 
@@ -53,36 +34,31 @@ def comparison(
     hand; the page says what it lacks. flows: of runs that measured them, if there are any.
     """
     runs = data.runs
-    sections = [
-        _verdicts(answers),
-        *(_claim(answer, margin) for answer in answers),
-        Section("maps", "Accuracy by width and activation", _maps(runs), "Widths"),
-        Section("distribution", "Accuracy by initialisation", (figures.distribution(runs),), "Distribution"),
-        Section("loss", "Loss and accuracy", _or(figures.loss_and_accuracy(runs), "No run has a finite loss."), "Loss"),
-        Section("reconstruction", "Reconstruction and gain", _reconstruction(runs, pictures), "Reconstruction"),
-        Section("curves", "Training curves", _curves(runs, curves), "Curves"),
-        *_gradients(runs, flows),
-        Section(
-            "views", "Views", _pictures(pictures, "views", "No picture of views is at hand for these runs."), "Views"
-        ),
-        Section("cost", "Cost", _cost(runs), "Cost"),
-        Section("runs", "Runs", _runs(runs, [*notes, *data.notes]), "Runs"),
-    ]
-    return Page(f"Headstart: {source}", QUESTION, _lead(data, answers), tuple(sections))
+    found = sections.measured(curves, flows, figures.arm_names(runs))
+    shown = sections.pictured(pictures, NOTHING)
+    blocks = {
+        "verdicts": _verdicts(answers),
+        "maps": _maps(runs),
+        "distribution": (figures.distribution(runs),),
+        "loss": _or(figures.loss_and_accuracy(runs), "No run has a finite loss."),
+        "curves": (Text(NOTHING["curves"]),),
+        **found,
+        **shown,
+        "reconstruction": (*_gain(runs), *shown["reconstruction"]),
+        "cost": _cost(runs),
+        "runs": _runs(runs, [*notes, *data.notes]),
+    }
+    claims = [_claim(answer, margin) for answer in answers]
+    return sections.build(f"Headstart: {source}", _lead(data, answers), blocks, claims)
 
 
 def _lead(data: rows.Table, answers: Sequence[Answer]) -> str:
     if not any(answer.everything.effects for answer in answers):
-        return f"{rows.describe(data)} {nothing_to_compare(data.runs)}"
+        nothing = sections.nothing_to_compare(len(data.runs), data.runs["seed"].nunique())
+        return f"{rows.describe(data)} {nothing}"
     words = {verdict: sum(answer.everything.verdict == verdict for answer in answers) for verdict in tables.VERDICTS}
     counts = ", ".join(f"{number} {verdict}" for verdict, number in words.items())
     return f"{rows.describe(data)} Of {len(answers)} claims: {counts}."
-
-
-def nothing_to_compare(runs: pd.DataFrame) -> str:
-    """Return the sentence for runs that hold no matched pair, with what to run."""
-    words = f"{rows.counted(len(runs), 'run')}, {rows.counted(runs['seed'].nunique(), 'seed')}"
-    return f"{words}: nothing to compare. Run {TO_COMPARE}."
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------
@@ -93,7 +69,7 @@ def chip(verdict: Verdict) -> Chip:
     return Chip(verdict.verdict, {SUPPORTED: "yes", REFUTED: "no"}.get(verdict.verdict, "open"))
 
 
-def _verdicts(answers: Sequence[Answer]) -> Section:
+def _verdicts(answers: Sequence[Answer]) -> tuple[Block, ...]:
     columns = tuple(
         Column(title) for title in ("claim", "verdict", "the numbers point to", "without failed runs", "statement")
     )
@@ -107,15 +83,8 @@ def _verdicts(answers: Sequence[Answer]) -> Section:
         )
         for answer in answers
     )
-    return Section(
-        "verdicts",
-        "Verdicts",
-        (
-            Table("verdict-table", "What the runs say of each claim.", columns, cells),
-            Text(f"{tables.UNITS} A verdict is undecided on fewer than three seeds or without the controls.", "note"),
-        ),
-        "Verdicts",
-    )
+    note = f"{tables.UNITS} A verdict is undecided on fewer than three seeds or without the controls."
+    return Table("verdict-table", "What the runs say of each claim.", columns, cells), Text(note, "note")
 
 
 def _claim(answer: Answer, margin: float) -> Section:
@@ -146,12 +115,10 @@ def _claim(answer: Answer, margin: float) -> Section:
 
 
 def _numbers(answer: Answer, verdict: Verdict, runs: str, number: int) -> Table:
+    headings, cells = tables.effect_table(verdict)
     words = {"contrast", "measure", "dataset", "bounds", "of", "note"}
-    records = [
-        {str(name): str(cell) for name, cell in row.items()} for row in tables.effect_table(verdict).to_dict("records")
-    ]
-    numeric = set(records[0]) - words
-    return table(f"{answer.claim}-numbers-{number}", f"{answer.claim}, {runs}.", records, numeric)
+    columns = tuple(Column(title, title not in words) for title in headings)
+    return Table(f"{answer.claim}-numbers-{number}", f"{answer.claim}, {runs}.", columns, tuple(map(tuple, cells)))
 
 
 def _command(step: str) -> str:
@@ -175,28 +142,9 @@ def _maps(runs: pd.DataFrame) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _reconstruction(runs: pd.DataFrame, pictures: Sequence[Picture]) -> tuple[Block, ...]:
-    figure = figures.reconstruction_and_gain(runs)
+def _gain(runs: pd.DataFrame) -> tuple[Block, ...]:
     nothing = "No autoencoder with a known error has runs beside random ones, so there is no gain to set beside it."
-    return (*_or(figure, nothing), *_pictures(pictures, "reconstructions", "No picture of reconstructions is at hand."))
-
-
-def _curves(runs: pd.DataFrame, curves: Sequence[Curve]) -> tuple[Block, ...]:
-    if not curves:
-        return (Text("These rows hold final losses only; curves come with runs of this repository (`--rows dvc`)."),)
-    return (curves_figure(curves, figures.arm_names(runs)),)
-
-
-def _gradients(runs: pd.DataFrame, flows: Sequence[Flow]) -> list[Section]:
-    if not flows:
-        return []
-    figure = gradients_figure(flows, figures.arm_names(runs))
-    return [Section("gradients", "Gradient flow early in training", (figure,), "Gradients")]
-
-
-def _pictures(pictures: Sequence[Picture], what: str, otherwise: str) -> tuple[Block, ...]:
-    own = tuple(picture for picture in pictures if picture.name.endswith(what))
-    return own or (Text(otherwise),)
+    return _or(figures.reconstruction_and_gain(runs), nothing)
 
 
 # ---- cost and runs ---------------------------------------------------------------------------------------------------
@@ -228,8 +176,8 @@ def _cost_row(name: str, part: pd.DataFrame) -> dict[str, str]:
         "with times": str(int(known.sum())),
         "training, h": f"{part['train_seconds'].sum() / 3600:.2f}",
         "probe, h": f"{part['probe_seconds'].sum() / 3600:.2f}",
-        "min a run": _number(seconds[known].median() / 60, ".1f"),
-        "images/s": _number(part["images_per_second"].median(), ".0f"),
+        "min a run": writing.number(seconds[known].median() / 60, ".1f"),
+        "images/s": writing.number(part["images_per_second"].median(), ".0f"),
     }
 
 
@@ -248,7 +196,7 @@ def _runs(runs: pd.DataFrame, notes: Sequence[str]) -> tuple[Block, ...]:
 
 def _run(row: dict[str, object]) -> dict[str, str]:
     def cell(name: str, style: str, factor: float = 1.0) -> str:
-        return _number(factor * float(str(row[name])), style)
+        return writing.number(factor * float(str(row[name])), style)
 
     return {
         "dataset": str(row["dataset"]),
@@ -268,7 +216,3 @@ def _run(row: dict[str, object]) -> dict[str, str]:
         "failed": "failed" if row["failed"] else "no",
         "run": str(row["run"]),
     }
-
-
-def _number(value: float, style: str) -> str:
-    return UNKNOWN if math.isnan(value) else format(value, style)

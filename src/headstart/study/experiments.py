@@ -7,33 +7,10 @@ from typing import Any
 from headstart import history, lock, settings
 from headstart.history import Result
 from headstart.settings import DATASETS, PARAMS, SAME, Tree
+from headstart.study.metrics import COLUMNS as METRICS
 
 Row = dict[str, Any]
 
-# column -> metric in metrics/all.json
-METRICS = {
-    "probe_test_top1": "top1",
-    "probe_val_top1": "val_top1",
-    "probe_test_macro_f1": "macro_f1",
-    "probe_test_macro_recall": "macro_recall",
-    "train_loss": "train_loss",
-    "val_loss": "val_loss",
-    "autoencoder_test_mse": "autoencoder_test_mse",
-    "autoencoder_test_psnr": "autoencoder_test_psnr",
-    "probe_num_test": "num_test",
-    "probe_num_val": "num_val",
-    "probe_few1": "few1",
-    "probe_few5": "few5",
-    "probe_few10": "few10",
-    "probe_knn20": "knn20",
-    "probe_knn200": "knn200",
-    "probe_ece": "ece",
-    "probe_untrained_top1": "top1_untrained",
-    "probe_hidden_top1": "top1_hidden",
-    "probe_output_top1": "top1_output",
-    "early_gradient_ratio": "early_gradient_ratio",
-    "early_saturated": "early_saturated",
-}
 _PROJECTOR = ("init", "hidden_dim", "out_dim", "activation", "num_layers", "position", "norm")
 WORKSPACE = "workspace"  # what DVC calls it
 # What of the deciding settings is no protocol: axes of the study; the autoencoder, which has a name of its own; what

@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from headstart.study import rows, svg
+from headstart.study import forest, svg
 from headstart.study.claims import Answer
 from headstart.study.claims.contrasts import arm_name
 from headstart.study.claims.mechanism import by_autoencoder
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, Verdict, deciding, hull
+from headstart.study.gains import with_arm
 from headstart.study.page import Figure
+from headstart.study.writing import counted
 
 MEAN = "mean of datasets"
 
@@ -27,14 +30,13 @@ def labelled(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with `arm`, `percent` (test accuracy) and `group`: dataset, and protocol where it has several."""
     protocols = runs.groupby("dataset")["protocol"].transform("nunique")
     group = runs["dataset"].where(protocols == 1, runs["dataset"] + " " + runs["protocol"])
-    arm = [arm_name(*which) for which in zip(runs["projector_init"], runs["projector_frozen"], strict=True)]
-    return runs.assign(group=group, arm=arm, percent=100 * runs["probe_test_top1"])
+    return with_arm(runs).assign(group=group, percent=100 * runs["probe_test_top1"])
 
 
 def stands_on(runs: pd.DataFrame) -> str:
     """Return on how many runs and seeds a figure stands."""
     failed = int(runs["failed"].sum())
-    words = f"{rows.counted(len(runs), 'run')}, {rows.counted(runs['seed'].nunique(), 'seed')}"
+    words = f"{counted(len(runs), 'run')}, {counted(runs['seed'].nunique(), 'seed')}"
     return words + (f", {failed} failed" if failed else "") + "."
 
 
@@ -59,49 +61,29 @@ def effects(answer: Answer, margin: float) -> Figure | None:
         caption += "Open marks: without failed runs. "
     counts = sorted({row.num_runs for row in overall})
     runs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return Figure(f"{answer.claim}-effects", f"{caption}{runs} runs, {rows.counted(seeds, 'seed')}.", panels)
-
-
-def _effect_rows(verdict: Verdict, contrast: str) -> dict[str, tuple[float, float, float]]:
-    """Dataset (ALL first) -> value and bounds of a contrast's paired mean."""
-    own = [row for row in verdict.effects if (row.contrast, row.measure) == (contrast, PAIRED_MEAN)]
-    if not own:
-        return {}
-    overall = {ALL: (own[0].value, *hull(own, contrast))}
-    return overall | {row.dataset: (row.value, row.low, row.high) for row in own if row.dataset != ALL}
+    return Figure(f"{answer.claim}-effects", f"{caption}{runs} runs, {counted(seeds, 'seed')}.", panels)
 
 
 def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, margin: float) -> Markup:
-    drawn = _effect_rows(everything, contrast)
-    others = _effect_rows(rest, contrast) if rest else {}
-    left, right, top, step = 96.0, 240.0, 26.0, 30.0 if others else 24.0
-    bottom = top + step * len(drawn)
-    numbers = [number for row in (*drawn.values(), *others.values()) for number in row]
-    x, at = svg.scale([*numbers, -margin, margin], left, right)
-    marks = [svg.text(0, 12, contrast, "strong")]
-    marks.append(svg.tag("rect", x=x(-margin), y=top, width=x(margin) - x(-margin), height=bottom - top, cls="band"))
-    marks.append(svg.line(x(0), top, x(0), bottom, "zero"))
-    marks += [svg.text(x(value), bottom + 15, svg.number(value, at), "muted", "middle") for value in at]
-    sentences = []
-    for k, (name, (value, low, high)) in enumerate(drawn.items()):
-        y = top + step * (k + 0.5)
-        strong = "strong" if name == ALL else ""
-        words = f"{value:+.2f} [{low:.2f}, {high:.2f}]"
-        marks += [svg.text(0, y + 4, "all datasets" if name == ALL else _short(name, 15), strong)]
-        marks += [svg.text(386, y + 4, words.replace("-", "−"), strong, "end")]
-        shift = 5 if name in others else 0
-        marks += [svg.line(x(low), y - shift, x(high), y - shift, "bar s0")]
-        marks += [svg.mark(x(value), y - shift, 0, diamond=name == ALL)]
-        if shift:
-            other, low_, high_ = others[name]
-            marks += [svg.line(x(low_), y + shift, x(high_), y + shift, "bar thin s0")]
-            marks += [svg.mark(x(other), y + shift, 0, open_=True, diamond=name == ALL)]
-        sentences.append(f"{'all datasets' if name == ALL else name} {words}")
-    return svg.panel(390, bottom + 22, f"{contrast}, accuracy points: {'; '.join(sentences)}.", marks)
+    drawn = _estimates(everything, contrast)
+    others = _estimates(rest, contrast, open=True, name="without failed runs") if rest else {}
+    rows = [
+        forest.Row(
+            "all datasets" if name == ALL else name, (own, others.get(name)) if others else (own,), strong=name == ALL
+        )
+        for name, own in drawn.items()
+    ]
+    return forest.panel(contrast, "accuracy points", rows, margin, numbers=True)
 
 
-def _short(name: str, length: int) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+def _estimates(verdict: Verdict, contrast: str, **look: Any) -> dict[str, forest.Estimate]:
+    """Dataset (ALL first) -> a contrast's paired mean; the widest bounds of all datasets."""
+    own = [row for row in verdict.effects if (row.contrast, row.measure) == (contrast, PAIRED_MEAN)]
+    if not own:
+        return {}
+    overall = {ALL: forest.Estimate(own[0].value, *hull(own, contrast), **look)}
+    single = {row.dataset: forest.Estimate(row.value, row.low, row.high, **look) for row in own if row.dataset != ALL}
+    return overall | single
 
 
 # ---- heat maps -------------------------------------------------------------------------------------------------------
@@ -259,7 +241,7 @@ def reconstruction_and_gain(runs: pd.DataFrame) -> Figure | None:
     caption = (
         "Test error (MSE of pixels) of each autoencoder against the mean gain, in points, of the projectors that start "
         f"from it over random ones; numbers are the layer's width. {len(points)} autoencoders, {len(pairs)} pairs of "
-        f"runs, {rows.counted(pairs['seed'].nunique(), 'seed')}."
+        f"runs, {counted(pairs['seed'].nunique(), 'seed')}."
     )
     return Figure("gain-figure", caption, panels)
 

@@ -1,25 +1,23 @@
-"""What one factor changes, setting by setting: matched differences with intervals, as a table and a figure."""
+"""What one factor changes, setting by setting: matched differences with intervals, as a table and a drawing."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from headstart.errors import UserError
 from headstart.knobs import nearest
+from headstart.study import forest, svg, writing
 from headstart.study.claims.contrasts import Contrast, arm_name, match, paired_effects
 from headstart.study.claims.paper import DEFAULT
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, hull
-from headstart.study.rows import COLUMNS, counted
+from headstart.study.metrics import is_share
+from headstart.study.rows import COLUMNS
 
 ARM = "arm"  # the initialisation and whether it is frozen, as one factor
 BASELINE = arm_name(*DEFAULT)
 SCORE = "probe_test_top1"
-# Okabe and Ito's, colour-blind safe, grey in place of their yellow; as many marks as activations
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
-MARKS = "osD^vPX*"
 
 
 def gains(
@@ -37,8 +35,8 @@ def gains(
     for name in (of, *by):
         if name not in table.columns:
             raise UserError(f"{name}: no column of the rows{nearest(name, [ARM, *COLUMNS])}")
-    if score not in COLUMNS or COLUMNS[score].bounds != COLUMNS[SCORE].bounds or table[score].isna().all():
-        known = [name for name, column in COLUMNS.items() if column.bounds == COLUMNS[SCORE].bounds]
+    if not is_share(score) or table[score].isna().all():
+        known = [name for name in COLUMNS if is_share(name)]
         raise UserError(f"{score}: the rows hold no such score{nearest(score, known)}")
     table = table.assign(level=table[of].astype(str), **{SCORE: table[score]}).dropna(subset=[SCORE])
     if against not in set(table["level"]):
@@ -87,13 +85,13 @@ def markdown(table: pd.DataFrame, of: str, against: str) -> str:
     """Return the gains as a Markdown table and a sentence on what they stand on."""
     keys = _keys(table)
     heads = [*keys, of, "accuracy, %", f"{against}, %", "gain, points", "pairs"]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines = []
     for row in table.to_dict("records"):
-        bounds = "one pair: no interval" if math.isnan(row["low"]) else f"[{row['low']:.2f}, {row['high']:.2f}]"
-        span = f"{row['gain']:+.2f} {bounds}"
-        numbers = [f"{row['first']:.2f}", f"{row['second']:.2f}", span, str(row["num_pairs"])]
-        lines.append(f"| {' | '.join([*(_word(row[key]) for key in keys), row['level'], *numbers])} |")
-    return "\n".join(lines) + f"\n\n{stands_on(table)}\n"
+        single = " one pair: no interval" if math.isnan(row["low"]) else ""
+        gain = writing.span(row["gain"], row["low"], row["high"]) + single
+        numbers = [f"{row['first']:.2f}", f"{row['second']:.2f}", gain, str(row["num_pairs"])]
+        lines.append([*(_word(row[key]) for key in keys), row["level"], *numbers])
+    return f"{writing.markdown(heads, lines)}\n\n{stands_on(table)}\n"
 
 
 def _keys(table: pd.DataFrame) -> list[str]:
@@ -105,47 +103,26 @@ def _keys(table: pd.DataFrame) -> list[str]:
 def stands_on(table: pd.DataFrame) -> str:
     """Return in a sentence what the gains are and how many seeds they stand on."""
     seeds = sorted({*table["num_seeds"]})
-    number = counted(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    number = writing.counted(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     return f"Matched runs, 95 % intervals (the widest of pairs, autoencoders and seeds), {number}."
 
 
-def picture(path: Path, table: pd.DataFrame, against: str, title: str) -> None:
-    """Write the gains as a PNG: bars of the intervals, a colour and mark per value of the last column of `by`."""
-    from matplotlib.figure import Figure
-
-    *rows, last = ["level", *_keys(table)]
-    labels = table[rows].map(_word).agg(", ".join, axis=1) if rows else pd.Series("", table.index)
-    places, colours = list(dict.fromkeys(labels)), sorted(set(table[last]))
-    figure = Figure(figsize=(8.5, 1.6 + 0.16 * len(places) * (1 + len(colours))), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(0, color="black", linewidth=0.8)
-    for number, value in enumerate(colours):
-        own = table[table[last] == value]
-        shift = 0.7 * ((number + 0.5) / len(colours) - 0.5)
-        y = [places.index(label) + shift for label in labels[own.index]]
-        axes.errorbar(
-            own["gain"],
-            y,
-            xerr=[(own["gain"] - own["low"]).fillna(0), (own["high"] - own["gain"]).fillna(0)],
-            label=_word(value),
-            linestyle="none",
-            markersize=5,
-            capsize=2,
-            **look(number),
-        )
-    axes.set_yticks(range(len(places)), places)
-    axes.invert_yaxis()
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_title(title)
-    figure.supxlabel(f"accuracy minus that of {against}, points\n{stands_on(table)}", fontsize=9)
-    axes.legend(title=last.replace("projector_", ""), loc="best", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-
-
-def look(number: int) -> dict[str, Any]:
-    """Return mark and colour of a figure's n-th level, from 0."""
-    return {"marker": MARKS[number % len(MARKS)], "color": COLOURS[number % len(COLOURS)]}
+def drawing(table: pd.DataFrame, against: str, title: str) -> str:
+    """Return the gains as the text of an SVG file: a colour and mark per value of the last column of `by`."""
+    keys = ["level", *_keys(table)]
+    last = keys.pop() if len(keys) > 1 else ""
+    colours = sorted(set(table[last])) if last else [""]
+    places: dict[str, list[forest.Estimate | None]] = {}
+    for row in table.to_dict("records"):
+        series = colours.index(row[last]) if last else 0
+        name = _word(row[last]) if last else ""
+        place = places.setdefault(", ".join(_word(row[key]) for key in keys), [None] * len(colours))
+        place[series] = forest.Estimate(row["gain"], row["low"], row["high"], name, series)
+    panel = forest.panel("", "points", [forest.Row(label, tuple(place)) for label, place in places.items()])
+    legend = svg.legend([_word(value) for value in colours]) if last else ()
+    told = f", by {last.replace('projector_', '')}" if last else ""
+    notes = (f"accuracy minus that of {against}, points{told}", stands_on(table))
+    return svg.standalone(title, [panel], legend, notes)
 
 
 def _word(value: object) -> str:

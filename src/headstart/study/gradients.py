@@ -2,35 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
-from markupsafe import Markup
-
-from headstart.study import svg
-from headstart.study.curves import committed_tables
-from headstart.study.page import Figure
+from headstart.study.lines import Line, Plot, Points
 
 FLOW = "metrics/plots/gradient_flow.csv"  # as the report stage writes it where steps were measured
 FIRST_STEPS = 100
 COLUMNS = ("gradient_ratio", "gradient_features", "gradient_loss", "hidden_saturated", "hidden_spread", "output_rankme")
-
-
-@dataclass(frozen=True)
-class Flow:
-    """One run's ratio of the gradient at the backbone's features to that at the loss's input, by step from 0.
-
-    arm: how its projector began; head: what else tells panels apart, its activation.
-    """
-
-    run: str
-    dataset: str
-    arm: str
-    head: str
-    seed: int
-    steps: tuple[int, ...]
-    ratio: tuple[float, ...]
 
 
 def flow_rows(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
@@ -63,68 +41,28 @@ def early(rows: Iterable[Mapping[str, str]]) -> dict[str, dict[str, float]]:
     return means
 
 
-def flow(run: str, dataset: str, arm: str, head: str, seed: int, rows: Iterable[Mapping[str, str]]) -> Flow:
-    """Return the flow of the rows of one dataset."""
-    own = [row for row in rows if row["dataset"] == dataset]
-    steps = tuple(int(row["step"]) for row in own)
-    return Flow(run, dataset, arm, head, seed, steps, tuple(float(row["gradient_ratio"]) for row in own))
+def flow(run: str, dataset: str, arm: str, head: str, seed: int, rows: Iterable[Mapping[str, str]]) -> list[Line]:
+    """Return log10 of the ratio by step from 0 of the rows that are of the dataset, none where none is.
 
-
-def read_experiments(root: Path, runs: Iterable[tuple[str, str, str, str, int]]) -> list[Flow]:
-    """Return the flows of experiments and branches whose commits hold one.
-
-    runs: (run, dataset, arm, head, seed); a run is an experiment's name, a branch or a commit, or `workspace`.
+    head: what tells panels of a dataset apart, the projector's activation.
     """
-    wanted = list(runs)
-    tables = committed_tables(root, {run for run, *_ in wanted}, FLOW)
-    found = [flow(run, dataset, arm, head, seed, tables[run]) for run, dataset, arm, head, seed in wanted]
-    return [item for item in found if item.steps]
-
-
-def figure(flows: Sequence[Flow], arms: Sequence[str]) -> Figure:
-    """Return the ratio over the first steps, a panel per dataset and head: thin lines are runs, thick ones their mean.
-
-    arms: all names, in the order of their colours.
-    """
-    groups = sorted({(item.dataset, item.head) for item in flows})
-    logs = [_log(value) for item in flows for value in item.ratio]
-    y = svg.scale(logs, 218, 26)
-    panels = tuple(
-        _panel(f"{dataset}, {head}", [item for item in flows if (item.dataset, item.head) == (dataset, head)], arms, y)
-        for dataset, head in groups
-    )
-    there = [(svg.key(number), name) for number, name in enumerate(arms) if any(item.arm == name for item in flows)]
-    runs, seeds = (len({getattr(item, name) for item in flows}) for name in ("run", "seed"))
-    many = " Thin lines are single runs, thick ones their geometric mean." if len(flows) > len(groups) else ""
-    caption = (
-        f"Gradient flow in the first {FIRST_STEPS} steps: the norm of the gradient at the backbone's features "
-        f"over that at the loss's input, log10; 0 passes it unchanged.{many} "
-        f"{runs} run{'s' * (runs != 1)}, {seeds} seed{'s' * (seeds != 1)}."
-    )
-    return Figure("gradients-figure", caption, panels, tuple(there))
+    points = {int(row["step"]): _log(float(row["gradient_ratio"])) for row in rows if row["dataset"] == dataset}
+    return [Line(run, f"{dataset}, {head}", arm, seed, points)] if points else []
 
 
 def _log(value: float) -> float:
     return math.log10(value) if value > 0 else math.nan
 
 
-def _panel(name: str, flows: Sequence[Flow], arms: Sequence[str], y: tuple[svg.Scale, list[float]]) -> Markup:
-    x = svg.scale([step for item in flows for step in item.steps], 46, 350, 0.02)
-    marks = [svg.text(46, 14, name, "strong"), *svg.frame(x, y, (46, 24, 350, 220))]
-    marks += [svg.text(350, 250, "step", "muted", "end"), svg.text(350, 14, "log10 of the ratio", "muted", "end")]
-    sentences = []
-    for number, arm in enumerate(arms):
-        own = [item for item in flows if item.arm == arm]
-        if not own:
-            continue
-        cls = f"s{number % svg.NUM_SERIES}"
-        lines = [dict(zip(item.steps, map(_log, item.ratio), strict=True)) for item in own]
-        steps = sorted(set.intersection(*map(set, lines)))
-        mean = [sum(line[step] for line in lines) / len(lines) for step in steps]
-        if len(own) > 1:
-            marks += [svg.curve([(x[0](step), y[0](line[step])) for step in line], f"thin {cls}") for line in lines]
-        marks.append(svg.curve([(x[0](step), y[0](value)) for step, value in zip(steps, mean, strict=True)], cls))
-        finite = [value for value in mean if math.isfinite(value)]
-        if finite:
-            sentences.append(f"{arm}: ratio {10 ** finite[0]:.3g} at first, {10 ** finite[-1]:.3g} at last")
-    return svg.panel(360, 258, f"Gradient flow over the first steps, {name}. {'; '.join(sentences)}.", marks)
+def _told(mean: Points) -> str:
+    finite = [value for value in mean.values() if math.isfinite(value)]
+    return f"ratio {10 ** finite[0]:.3g} at first, {10 ** finite[-1]:.3g} at last" if finite else ""
+
+
+PLOT = Plot(
+    "gradients-figure",
+    f"Gradient flow in the first {FIRST_STEPS} steps: the norm of the gradient at the backbone's features over that at "
+    "the loss's input, log10; 0 passes it unchanged.",
+    *("step", "log10 of the ratio", "Gradient flow over the first steps", "geometric mean", _told),
+    shared=True,
+)

@@ -2,13 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from headstart.errors import UserError
 from headstart.knobs import nearest
-from headstart.study.gains import ARM, look, with_arm
+from headstart.study import writing
+from headstart.study.gains import ARM, with_arm
+from headstart.study.metrics import is_share
 from headstart.study.rows import COLUMNS
+
+# Okabe and Ito's, colour-blind safe, grey in place of their yellow; as many marks as activations
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
+MARKS = "osD^vPX*"
 
 
 def means(runs: pd.DataFrame, by: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
@@ -37,19 +44,18 @@ def means(runs: pd.DataFrame, by: Sequence[str], scores: Sequence[str]) -> pd.Da
     return pd.DataFrame(parts).reset_index().sort_values(list(by), ignore_index=True)
 
 
-def is_share(score: str) -> bool:
-    """Return whether a column holds fractions."""
-    return COLUMNS[score].bounds == COLUMNS["probe_test_top1"].bounds
-
-
 def markdown(table: pd.DataFrame, by: Sequence[str], scores: Sequence[str]) -> str:
     """Return the means as a Markdown table, least and greatest behind them."""
-    heads = [*by, "runs", *(f"{name}, %" if is_share(name) else name for name in scores)]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    heads = [*by, "runs", *map(_heading, scores)]
+    lines = []
     for row in table.to_dict("records"):
         cells = [_cell(*(row[f"{name}{end}"] for end in ("", "_least", "_greatest"))) for name in scores]
-        lines.append(f"| {' | '.join([*(str(row[name]) or 'own' for name in by), str(row['runs']), *cells])} |")
-    return "\n".join(lines) + "\n"
+        lines.append([*(str(row[name]) or "own" for name in by), str(row["runs"]), *cells])
+    return writing.markdown(heads, lines) + "\n"
+
+
+def _heading(score: str) -> str:
+    return f"{score}, %" if is_share(score) else score
 
 
 def _cell(mean: float, least: float, greatest: float) -> str:
@@ -80,7 +86,7 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
             own = table[(names == column) & (table[colour] == line)]
             x = [places.index(value) + 0.06 * (number - len(lines) / 2) for value in own[axis]]
             spread = [own[score] - own[f"{score}_least"], own[f"{score}_greatest"] - own[score]]
-            style = {"linestyle": joined, "linewidth": 1.2, "markersize": 4, "capsize": 2, **look(number)}
+            style = {"linestyle": joined, "linewidth": 1.2, "markersize": 4, "capsize": 2, **_look(number)}
             axes.errorbar(x, own[score], spread, label=str(line), **style)
         axes.set_xticks(range(len(places)), words)
         axes.grid(alpha=0.3)
@@ -91,8 +97,13 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
         if i == len(scores) - 1:
             axes.set_xlabel(axis)
         if j == 0:
-            axes.set_ylabel(f"{score}, %" if is_share(score) else score)
+            axes.set_ylabel(_heading(score))
     grid[0][-1].legend(title=colour.replace("projector_", ""), fontsize=8)
     figure.suptitle(f"{title}: means, least to greatest", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _look(number: int) -> dict[str, Any]:
+    """Mark and colour of the n-th line, from 0."""
+    return {"marker": MARKS[number % len(MARKS)], "color": COLOURS[number % len(COLOURS)]}

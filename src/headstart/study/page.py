@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup, escape
 
-UNKNOWN = "–"
+from headstart.study import writing
+from headstart.study.svg import TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Figure:
     """Drawings from svg.panel, side by side where there is room.
 
     name: unique on its page, the anchor of links to it. caption: what is seen, on how many runs and seeds. legend: each
-    series' mark (svg.key) and name.
+    series' mark (svg.key) and name. path: where it also lies as an SVG file, as seen from the page in Markdown.
     """
 
     kind: ClassVar[str] = "figure"
@@ -65,17 +66,19 @@ class Figure:
     caption: str
     panels: tuple[Markup, ...]
     legend: tuple[tuple[Markup, str], ...] = ()
+    path: str = ""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG. alt: what it shows, for those who do not see it."""
+    """A PNG. alt: what it shows, for those who do not see it. path: as that of a figure."""
 
     kind: ClassVar[str] = "picture"
     name: str
     caption: str
     png: bytes
     alt: str
+    path: str = ""
 
     @property
     def uri(self) -> str:
@@ -157,9 +160,10 @@ def table(
 
 def to_html(page: Page) -> str:
     """Return the page as one HTML file's text."""
-    folder = Path(__file__).parent / "templates"
-    style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return str(_template(folder).render(page=page, style=Markup(style), script=Markup(script)))
+    drawing, style, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("drawing.css", "page.css", "page.js")
+    )
+    return str(_template(TEMPLATES).render(page=page, style=Markup(drawing + style), script=Markup(script)))
 
 
 @cache
@@ -183,7 +187,8 @@ def _inline(words: str) -> Markup:
 
 
 def to_markdown(page: Page, link: str) -> str:
-    """Return the page's text and tables as Markdown; drawings become their descriptions with a link into the page.
+    """Return the page's text and tables as Markdown; drawings become their descriptions with a link into the page,
+    or are shown where they lie as files.
 
     link: the HTML page's path as seen from the Markdown file.
     """
@@ -202,26 +207,30 @@ def _block(block: Block, link: str) -> str:
             return "\n".join(f"- {item}" for item in block.items)
         case Chips():
             return "  \n".join(f"**{chip.words}** {chip.note}".strip() for chip in block.items)
-        case Figure():
-            labels = [
-                html.unescape(label) for panel in block.panels for label in re.findall('aria-label="(.*?)"', panel)
-            ]
-            return "\n".join(
-                [f"[Figure]({link}#{block.name}): {block.caption}", "", *(f"- {label}" for label in labels)]
-            )
-        case Picture():
-            return f"[Picture]({link}#{block.name}): {block.caption} {block.alt}"
+        case Figure() | Picture():
+            return _drawn(block, link)
         case Table() if block.brief:
             return f"{block.caption} {len(block.rows)} rows: see the [page]({link}#{block.name})."
         case Table():
-            return f"{block.caption}\n\n{_pipes(block)}"
+            return f"{block.caption}\n\n{_table(block)}"
         case Details():
             return "\n\n".join([f"{block.summary}:", *(_block(inner, link) for inner in block.blocks)])
 
 
-def _pipes(block: Table) -> str:
-    words = [[cell.words if isinstance(cell, Chip) else cell for cell in row] for row in block.rows]
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in words]
-    rule = ["--:" if column.numeric else "---" for column in block.columns]
-    rows = [[column.title for column in block.columns], rule, *cells]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _drawn(block: Figure | Picture, link: str) -> str:
+    labels = (
+        [block.alt]
+        if isinstance(block, Picture)
+        else [html.unescape(label) for label in re.findall('aria-label="(.*?)"', "".join(block.panels))]
+    )
+    if block.path:
+        return f"![{' '.join(labels)}]({block.path})\n\n{block.caption}"
+    if isinstance(block, Picture):
+        return f"[Picture]({link}#{block.name}): {block.caption} {block.alt}"
+    return "\n".join([f"[Figure]({link}#{block.name}): {block.caption}", "", *(f"- {label}" for label in labels)])
+
+
+def _table(block: Table) -> str:
+    rows = [[cell.words if isinstance(cell, Chip) else cell for cell in row] for row in block.rows]
+    numeric = {column.title for column in block.columns if column.numeric}
+    return writing.markdown([column.title for column in block.columns], rows, numeric)

@@ -15,6 +15,8 @@ import pandas as pd
 
 from headstart.errors import UserError
 from headstart.knobs import Range, nearest
+from headstart.study import metrics
+from headstart.study.writing import counted
 
 FAILED_SHARE = 0.8  # of the median accuracy of the dataset and protocol; below it a run has failed
 
@@ -54,7 +56,8 @@ class Column:
     default: Any = None
 
 
-_COUNT, _SHARE, _SIZE = Range(1), Range(0, 1), Range(0)
+_COUNT, _SIZE = Range(1), Range(0)
+_BOUNDS = {metrics.SHARE: Range(0, 1), metrics.SIZE: _SIZE, metrics.COUNT: _COUNT}
 
 # Accuracies are fractions, losses nats, learning_rate is SimCLR's peak at its batch size, times are seconds.
 COLUMNS = {
@@ -70,21 +73,13 @@ COLUMNS = {
     "batch_size": Column(_number, _COUNT),
     "learning_rate": Column(_number, _SIZE),
     "epochs": Column(_number, _COUNT),
-    "train_loss": Column(_number),
-    "val_loss": Column(_number),
+    **{metric.column: Column(_number, _BOUNDS.get(metric.unit)) for metric in metrics.METRICS if metric.column},
     "train_seconds": Column(_number, _SIZE),
-    "probe_val_top1": Column(_number, _SHARE),
-    "probe_test_top1": Column(_number, _SHARE),
-    "probe_test_macro_f1": Column(_number, _SHARE),
-    "probe_test_macro_recall": Column(_number, _SHARE),
     "probe_seconds": Column(_number, _SIZE),
     "device": Column(_text),
     "wall_seconds": Column(_number, _SIZE),
     "images_per_second": Column(_number, _SIZE),
-    "probe_num_val": Column(_number, _COUNT),  # images that the accuracies are of
-    "probe_num_test": Column(_number, _COUNT),
     "autoencoder": Column(_text),  # which autoencoder the first layer comes from, beyond dataset, width and seed
-    "autoencoder_test_mse": Column(_number, _SIZE),
     "protocol": Column(_text),  # all that is no axis of the study: backbone, recipe, views, probe
     "run": Column(_text),  # what a report calls the run
     # ---- axes that came later: the default is what all earlier and all published runs have
@@ -95,22 +90,7 @@ COLUMNS = {
     "optimizer": Column(_text, default="sgd"),
     "autoencoder_arch": Column(_text),
     "autoencoder_dataset": Column(_text),  # whose images the autoencoder has seen, where not the run's own dataset
-    "autoencoder_test_psnr": Column(_number),  # decibels
-    "probe_few1": Column(_number, _SHARE),  # few-label probes, means over draws
-    "probe_few5": Column(_number, _SHARE),
-    "probe_few10": Column(_number, _SHARE),
-    "probe_knn20": Column(_number, _SHARE),
-    "probe_knn200": Column(_number, _SHARE),
-    "probe_ece": Column(_number, _SHARE),  # expected calibration error
-    "probe_untrained_top1": Column(_number, _SHARE),  # the same backbone before SimCLR
-    "probe_hidden_top1": Column(_number, _SHARE),  # of probes on the projector's first activation and on its output
-    "probe_output_top1": Column(_number, _SHARE),
     "transfer_datasets": Column(_text),  # others that the same backbone was judged on
-    "transfer_top1": Column(_number, _SHARE),  # mean over those of other classes: probes fitted there
-    "transfer_untrained_top1": Column(_number, _SHARE),
-    "shift_top1": Column(_number, _SHARE),  # mean over those of the same classes: the run's own probe, as it is
-    "early_gradient_ratio": Column(_number, _SIZE),  # geometric mean over the first steps, as gradients.early says
-    "early_saturated": Column(_number, _SHARE),
     "precision": Column(_text),  # in which the backbone was really trained: fp32 or bf16
     "identity": Column(_text),  # of the sweep's cell that the row is of: what decided its numbers, but for the arrays
     "arrays": Column(_text),  # digest of the prepared arrays
@@ -249,11 +229,6 @@ def against_untrained(runs: pd.DataFrame) -> str:
         f"After SimCLR the probes reach {trained:.2f} % on average, {before:.2f} % before it; "
         f"{above} of {counted(len(known), 'run')} are above their untrained backbone."
     )
-
-
-def counted(number: int, word: str) -> str:
-    """Return "1 run" or "2 runs"."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _failed(runs: pd.DataFrame) -> pd.Series:

@@ -4,10 +4,10 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
-import pandas as pd
-
+from headstart.study import writing
 from headstart.study.claims import Answer
 from headstart.study.claims.verdict import (
     ALL,
@@ -23,19 +23,20 @@ from headstart.study.claims.verdict import (
 
 VERDICTS = (SUPPORTED, REFUTED, UNDECIDED)
 
+_blank = partial(writing.number, unknown="")
 # heading, and how an Effect's cell reads; columns without any content are left out
 _COLUMNS: dict[str, Callable[[Effect], str]] = {
     "contrast": lambda row: row.contrast,
     "measure": lambda row: row.measure,
     "dataset": lambda row: row.dataset,
-    "value": lambda row: _number(row.value, "+.2f"),
-    "bounds": lambda row: "" if math.isnan(row.low) else f"[{row.low:.2f}, {row.high:.2f}]",
+    "value": lambda row: _blank(row.value, "+.2f"),
+    "bounds": lambda row: writing.bounds(row.low, row.high),
     "of": lambda row: row.interval,
-    "median": lambda row: _number(row.median, "+.2f"),
-    "wins": lambda row: _number(row.wins, ".0%"),
-    "p": lambda row: _number(row.p, ".2g"),
-    "Holm p": lambda row: _number(row.p_holm, ".2g"),
-    "binomial s.e.": lambda row: _number(row.standard_error, ".2f"),
+    "median": lambda row: _blank(row.median, "+.2f"),
+    "wins": lambda row: _blank(row.wins, ".0%"),
+    "p": lambda row: _blank(row.p, ".2g"),
+    "Holm p": lambda row: _blank(row.p_holm, ".2g"),
+    "binomial s.e.": lambda row: _blank(row.standard_error, ".2f"),
     "pairs": lambda row: str(row.num_pairs),
     "runs": lambda row: str(row.num_runs),
     "seeds": lambda row: str(row.num_seeds),
@@ -63,7 +64,7 @@ def markdown(answers: Sequence[Answer], intro: Sequence[str]) -> str:
         for runs, verdict in answer.verdicts:
             if verdict.effects:
                 lines.append(f"Numbers, {runs}:")
-                lines.append(_pipes(effect_table(verdict)))
+                lines.append(writing.markdown(*effect_table(verdict), numeric=()))
     return "\n\n".join(lines) + "\n"
 
 
@@ -75,14 +76,14 @@ def brief(answers: Sequence[Answer]) -> str:
         numbers = "<br>".join(_span(answer.everything, name) for name in deciding(answer.everything))
         claim = f"{answer.claim}: {answer.statement}"
         records.append((claim, words.removeprefix("all runs: "), numbers or answer.everything.reason))
-    return _pipes(pd.DataFrame(records, columns=["claim", "verdict", "points, with the interval that decides"]))
+    return writing.markdown(["claim", "verdict", "points, with the interval that decides"], records, numeric=())
 
 
 def _span(verdict: Verdict, contrast: str) -> str:
     wanted = (contrast, PAIRED_MEAN, ALL)
     row = next(row for row in verdict.effects if (row.contrast, row.measure, row.dataset) == wanted)
     low, high = hull(verdict.effects, contrast)
-    return f"{contrast}: {row.value:+.2f} [{low:.2f}, {high:.2f}], {row.num_pairs} pairs"
+    return f"{contrast}: {writing.span(row.value, low, high)}, {row.num_pairs} pairs"
 
 
 def latex(answers: Sequence[Answer], intro: Sequence[str]) -> str:
@@ -92,7 +93,7 @@ def latex(answers: Sequence[Answer], intro: Sequence[str]) -> str:
         for runs, verdict in answer.verdicts:
             title = f"{answer.claim}: {answer.statement}. {headline(verdict)} ({runs}). {verdict.reason}"
             if verdict.effects:
-                parts.append(effect_table(verdict).to_latex(index=False, escape=True, caption=_escaped(title)).rstrip())
+                parts.append(writing.latex(*effect_table(verdict), caption=title))
             else:
                 parts.append(f"% {title}")
     return "\n\n".join(parts) + "\n"
@@ -100,17 +101,14 @@ def latex(answers: Sequence[Answer], intro: Sequence[str]) -> str:
 
 def csv(answers: Sequence[Answer], intro: Sequence[str]) -> str:
     """Return a line per number at full precision; a verdict without numbers is one line with its reason as the note."""
-    records = [
-        {"claim": answer.claim, "over": runs, "verdict": verdict.verdict, "points_to": verdict.points_to, **row}
+    names = [field.name for field in fields(Effect)]
+    lines = [
+        [answer.claim, runs, verdict.verdict, verdict.points_to, *(row.get(name) for name in names)]
         for answer in answers
         for runs, verdict in answer.verdicts
         for row in [asdict(effect) for effect in verdict.effects] or [{"note": verdict.reason}]
     ]
-    columns = ["claim", "over", "verdict", "points_to", *(field.name for field in fields(Effect))]
-    table = pd.DataFrame(records, columns=columns).astype(
-        {f"num_{word}": "Int64" for word in ("pairs", "runs", "seeds")}
-    )
-    return table.to_csv(index=False, lineterminator="\n")
+    return writing.csv(["claim", "over", "verdict", "points_to", *names], lines)
 
 
 def as_json(answers: Sequence[Answer], intro: Sequence[str]) -> str:
@@ -141,23 +139,11 @@ def headline(verdict: Verdict) -> str:
     return f"{verdict.verdict}, though the numbers point to: {verdict.points_to}" if held_back else verdict.verdict
 
 
-def effect_table(verdict: Verdict) -> pd.DataFrame:
-    """Return a verdict's numbers as text, a column each; columns without any content are left out."""
+def effect_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of a verdict's numbers as text; columns without any content are left out."""
     cells = {name: [read(row) for row in verdict.effects] for name, read in _COLUMNS.items()}
-    return pd.DataFrame({name: column for name, column in cells.items() if any(column)})
-
-
-def _pipes(table: pd.DataFrame) -> str:
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _number(value: float, style: str) -> str:
-    return "" if math.isnan(value) else format(value, style)
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "%_&#$" else letter for letter in text)
+    known = {name: column for name, column in cells.items() if any(column)}
+    return list(known), [list(row) for row in zip(*known.values(), strict=True)]
 
 
 def _finite(tree: Any) -> Any:

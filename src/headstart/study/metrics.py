@@ -1,0 +1,186 @@
+"""Every number of a run, once: its name in files, where the stages leave it, its column of rows, its title on pages.
+
+A new metric is a line of METRICS beside the code that computes it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from statistics import mean
+from typing import Any
+
+SHARE = "fraction"
+LOSS = "nats"
+SIZE = "size"  # a number that is not negative: an error, a ratio, a strength
+COUNT = "count"
+LEVEL = "dB"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a run on a dataset.
+
+    key: its name in metrics files, "" where readers make it of several others; `#` stands for digits, `*` for the name
+    of another dataset. title: its heading on pages. column: its column of rows, "" where rows do not have it. at: where
+    the stages' summaries hold it. watched: in metrics.json, which people compare; shown: on the page alone.
+    """
+
+    key: str
+    title: str
+    unit: str = SHARE
+    column: str = ""
+    at: str = ""
+    watched: bool = False
+    shown: bool = False
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text).replace(r"\#", r"([\d_]+)").replace(r"\*", "(.+)"))
+
+
+def _probe(key: str, title: str, unit: str = SHARE, column: str = "", **more: bool) -> Metric:
+    return Metric(key, title, unit, column, f"probe.trained.{key}", **more)
+
+
+def _untrained(metric: Metric, **more: Any) -> Metric:
+    """The same number of the backbone before SimCLR."""
+    own: dict[str, Any] = {"column": "", "watched": False, "shown": False, "title": f"{metric.title}, untrained"}
+    at = metric.at.replace(".trained.", ".untrained.")
+    return replace(metric, key=f"{metric.key}_untrained", at=at, **own | more)
+
+
+_TOP1 = _probe("top1", "top-1", column="probe_test_top1", watched=True)
+_FEW5 = _probe("few5", "5 labels per class", column="probe_few5", watched=True)
+_BOTH = (  # of probes on the trained and on the untrained backbone
+    _probe("macro_f1", "macro F1", column="probe_test_macro_f1", watched=True),
+    _probe("macro_precision", "macro precision"),
+    _probe("macro_recall", "macro recall", column="probe_test_macro_recall"),
+    _probe("top5", "top-5"),
+    _probe("few1", "1 label per class", column="probe_few1"),
+    _probe("few10", "10 labels per class", column="probe_few10"),
+    _probe("few#", "# labels per class"),
+    _probe("few#_std", "# labels per class, deviation over draws"),
+    _probe("few#pct", "# % of the labels"),
+    _probe("few#pct_std", "# % of the labels, deviation over draws"),
+    _probe("knn200", "200 nearest neighbours", column="probe_knn200"),
+    _probe("top1_converged", "top-1, converged probe"),
+    _probe("top1_finetuned", "top-1, fine-tuned"),
+)
+_KNN20 = _probe("knn20", "20 nearest neighbours", column="probe_knn20", watched=True)
+_ECE = _probe("ece", "calibration error", column="probe_ece", shown=True)
+
+# The first that fits a name tells of it; pages show those that are watched or shown in this order.
+METRICS = (
+    _TOP1,
+    _untrained(_TOP1, title="untrained", column="probe_untrained_top1", watched=True),
+    Metric("top1_majority", "majority", at="probe.majority.top1", watched=True),
+    _FEW5,
+    _untrained(_FEW5, watched=True),
+    *_BOTH,
+    *(_untrained(metric) for metric in (*_BOTH, _KNN20, _ECE)),
+    _probe("top1_hidden", "top-1, hidden layer", column="probe_hidden_top1"),
+    _probe("top1_hidden#", "top-1, hidden layer #"),
+    _probe("top1_output", "top-1, projector's output", column="probe_output_top1"),
+    _probe("val_top1", "validation top-1", column="probe_val_top1"),
+    _probe("strength", "regularisation", SIZE),
+    Metric("num_test", "test images", COUNT, "probe_num_test", "probe.num_test"),
+    Metric("train_loss", "train NT-Xent", LOSS, "train_loss", "simclr.train_loss", watched=True),
+    Metric("val_loss", "val NT-Xent", LOSS, "val_loss", "simclr.val_loss", watched=True),
+    Metric("best_epoch", "best epoch", COUNT, at="simclr.best_epoch"),
+    Metric(
+        *("autoencoder_test_mse", "autoencoder test MSE", SIZE),
+        *("autoencoder_test_mse", "simclr.autoencoder.test_mse"),
+        watched=True,
+    ),
+    Metric(
+        *("autoencoder_test_psnr", "autoencoder test PSNR", LEVEL),
+        *("autoencoder_test_psnr", "simclr.autoencoder.test_psnr"),
+    ),
+    Metric("autoencoder_num_parameters", "autoencoder parameters", COUNT, at="simclr.autoencoder.num_parameters"),
+    _KNN20,
+    _ECE,
+    Metric("early_gradient_ratio", "early gradient ratio", SIZE, "early_gradient_ratio", "early.early_gradient_ratio"),
+    Metric("early_saturated", "early saturation", SHARE, "early_saturated", "early.early_saturated"),
+    Metric("top1_on_*_untrained", "untrained, on *", at="transfer.*.untrained.top1"),
+    Metric("top1_on_*", "top-1 on *", at="transfer.*.trained.top1"),
+    Metric("knn20_on_*", "20 nearest neighbours on *", at="transfer.*.trained.knn20"),
+    Metric("top1_zero_shot_on_*", "its own probe on *", at="transfer.*.trained.top1_zero_shot"),
+    # ---- of several others, or of published runs alone
+    Metric("", "validation images", COUNT, "probe_num_val"),
+    Metric("", "top-1 on other datasets", column="transfer_top1"),  # mean over those of other classes: probes there
+    Metric("", "untrained, on other datasets", column="transfer_untrained_top1"),
+    Metric("", "top-1 under shift", column="shift_top1"),  # mean over those of the same classes: the run's own probe
+)
+COLUMNS = {metric.column: metric.key for metric in METRICS if metric.column and metric.key}
+_SHARES = {metric.column for metric in METRICS if metric.column and metric.unit == SHARE}
+
+
+def is_share(column: str) -> bool:
+    """Return whether a column of rows holds fractions."""
+    return column in _SHARES
+
+
+def find(key: str) -> Metric:
+    """Return the metric of a name in metrics files, with the title of this name; raises KeyError where none has it."""
+    for metric in METRICS:
+        if metric.key and (found := _pattern(metric.key).fullmatch(key)):
+            words = [re.sub(r"^(\d+)_(\d+)$", r"\1.\2", word) for word in found.groups()]
+            return replace(metric, key=key, title=_filled(metric.title, words))
+    raise KeyError(key)
+
+
+def gather(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return metric -> {"mean": over datasets, dataset: value}: the shape that `dvc metrics diff` reads best.
+
+    summaries: dataset -> {"simclr": summary.json, "probe": summary.json, "transfer": {other dataset: summary.json},
+    "early": what gradients.early found}, the last two if any. A metric appears for the datasets that have it.
+    """
+    table: dict[str, dict[str, float]] = {}
+    for dataset, summary in summaries.items():
+        for name, value in _named(summary):
+            table.setdefault(name, {})[dataset] = value
+    return {name: {"mean": mean(row.values()), **row} for name, row in sorted(table.items())}
+
+
+def _named(summary: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for path, value in _leaves(summary):
+        for metric in METRICS:
+            if metric.at and (found := _pattern(metric.at).fullmatch(path)):
+                yield _filled(metric.key, found.groups()), value
+                break
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield f"{prefix}{name}", value
+
+
+def _filled(text: str, words: Iterable[str]) -> str:
+    """The text with the words in place of `#` and `*`."""
+    given = iter(words)
+    return re.sub(r"[#*]", lambda _: next(given), text)
+
+
+def watched(table: Mapping[str, Any]) -> list[str]:
+    """Return the names in a table of `gather` that people look at, in the order of METRICS; at most ten.
+
+    Where there is no probe of 5 labels per class, that of the fewest stands for it.
+    """
+    return _chosen(table, [metric for metric in METRICS if metric.watched])
+
+
+def headings(table: Mapping[str, Any]) -> dict[str, str]:
+    """Return title -> name of the numbers that a page shows of a table of `gather`."""
+    return {find(key).title: key for key in _chosen(table, [item for item in METRICS if item.watched or item.shown])}
+
+
+def _chosen(table: Mapping[str, Any], metrics: Iterable[Metric]) -> list[str]:
+    counts = sorted(int(name[3:]) for name in table if re.fullmatch(r"few\d+", name))
+    few = "few5" if 5 in counts or not counts else f"few{counts[0]}"
+    names = [metric.key.replace("few5", few) for metric in metrics]
+    return [name for name in names if name in table]
