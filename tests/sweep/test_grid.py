@@ -67,7 +67,7 @@ WRONG = {
     "axes: {seed: []}": "g.yaml: axes.seed: [] must be a list of at least one value",
     "axes: {seed: [0, 1, 0]}": "g.yaml: axes.seed: 0 must not stand there twice",
     "axes: {seed: [{a: 1}]}": "g.yaml: axes.seed: {'a': 1} must be a text, a number, true, false, null or a list",
-    "axes: [seed]": "g.yaml: axes: ['seed'] must be a mapping of keys of params.yaml",
+    "axes: [seed]": "g.yaml: axes: ['seed'] must be a mapping of keys as -S spells them",
     "fixed: {seed: 1}\naxes: {seed: [0]}": "g.yaml: seed: must not be both an axis and fixed",
     "fixed: {simclr.epochs: 1}\naxes: {simclr.epochs.default: [0]}": "simclr.epochs.default: lies within simclr.epochs",
     "axes: {seed: [0], simclr.epochs: [1]}": "g.yaml: axes.seed: must be the last axis; after it stands simclr.epochs",
