@@ -103,28 +103,6 @@ def read_runs(folder: Path) -> list[Row]:
     return sorted(rows, key=lambda row: [row[name] for name in list(rows[0])[:7]])
 
 
-def read_autoencoders(folder: Path) -> list[Row]:
-    """Return the published autoencoders: dataset, latent_dim, training recipe, errors (MSE of pixels) and seconds."""
-    path = folder / "ae-train.csv"
-    with _blamed_on(path):
-        rows = [
-            {
-                "dataset": DATASETS[export["dataset_name"]][0],
-                "latent_dim": int(export["latent_dimensions"]),
-                "image_size": int(export["img_size"]),
-                "batch_size": int(export["batch_size"]),
-                "epochs": int(export["epochs"]),
-                "learning_rate": number(export["learning_rate"]),
-                "train_mse": number(export["train_loss"]),
-                "val_mse": number(export["val_loss"]),
-                "test_mse": number(export["test_mse"]),
-                "seconds": seconds(export["Duration"]),
-            }
-            for export in _read(path)
-        ]
-    return sorted(rows, key=lambda row: (row["dataset"], row["latent_dim"]))
-
-
 def number(text: str) -> float:
     """Return a number that may have a decimal comma."""
     return float(text.replace(",", "."))
