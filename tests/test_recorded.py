@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -86,6 +87,7 @@ def test_what_went_unseen_once_is_seen(workspace, file, before, after):
 
 def begin(folder: Path, *more: str) -> "subprocess.Popen[str]":
     """`dvc exp run` of a long training, which has written a checkpoint."""
+    shutil.rmtree(folder / ".cache/checkpoints", ignore_errors=True)  # of a run that was refused
     command = [str(BIN / "dvc"), "exp", "run", *LONG, "-S", f"seed={next(SEEDS)}", *more]
     env = environment(HEADSTART_CHECKPOINT_SECONDS="1")
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def draw_shapes(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     folder = checkout(tmp_path_factory.mktemp("variants"))
+    shutil.copy2(ROOT / "datasets.yaml", folder)  # with the comments that the diff rests on
     draw_shapes(folder / "shapes")
     for diff in DIFFS:
         apply(folder, diff.replace("/path/to/shapes", "shapes"))

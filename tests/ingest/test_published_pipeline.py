@@ -15,7 +15,7 @@ from publications import PUBLICATIONS
 
 from headstart.data.arrays import load_split
 from headstart.errors import UserError
-from headstart.experiment.prepared import Prepared, check_batch_size
+from headstart.experiment.prepared import Prepared
 from headstart.experiment.prepared import prepare as read_prepared
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import build_projector
@@ -63,7 +63,12 @@ def prepared(name: str, params: Params) -> Prepared:
     folder, size = Path("data/prepared") / name, params.dataset(name).image_size
     standardize = params.data.standardize
     return read_prepared(
-        meta_of(name), partial(load_split, folder), size=size, standardize=standardize, device=torch.device("cpu")
+        meta_of(name),
+        partial(load_split, folder),
+        size=size,
+        standardize=standardize,
+        device=torch.device("cpu"),
+        batch_size=params.dataset(name).batch_size,
     )
 
 
@@ -126,7 +131,8 @@ def test_batch_size_is_held_against_what_is_pretrained_on(project):
     with pytest.raises(UserError) as error:
         train_simclr.main("stl10_unlabelled")
     assert str(error.value) == "datasets.yaml: stl10_unlabelled.batch_size: 9 must be at most 7, the unlabelled images"
-    check_batch_size("stl10_unlabelled", 7, meta_of("stl10_unlabelled"))
+    params = settle(Path(), {"datasets.yaml:stl10_unlabelled.batch_size": 7})
+    assert len(prepared("stl10_unlabelled", params).pretrain.split.labels) == 7
 
 
 def test_a_published_dataset_in_a_known_format_is_one_block_more(workspace):

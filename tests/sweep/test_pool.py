@@ -260,7 +260,8 @@ def test_a_project_in_a_folder_of_a_larger_repository_is_swept_too(tmp_path):
     name, _ = names = experiments(folder)
     assert sorted(row["projector_activation"] for row in rows if row["run"] in names) == ["relu", "tanh"]
     run(folder, "dvc", "exp", "apply", name)
-    known = run(folder, "python", "-c", "from headstart.run import provenance as p; print(p.experiment_of_workspace())")
+    ask = "from headstart.tracking.provenance import experiment_of_workspace as known; print(known())"
+    known = run(folder, "python", "-c", ask)
     assert known.stdout.strip() == name
 
 
