@@ -12,14 +12,14 @@ from rich.console import Console
 from headstart.commands.sweep import costs
 from headstart.machine import processor
 from headstart.models.backbone import ARCHS, STEMS
-from headstart.sweep.cells import make_cells
+from headstart.sweep.cells import make_cells, save_cells
 from headstart.sweep.estimate import MEGABYTES, bytes_of_backbone, bytes_of_weights, estimate
 from headstart.sweep.grid import read_grid
 from headstart.sweep.ledger import Finished
 from headstart.sweep.plan import make_plan
 from headstart.sweep.state import SweepState
 from headstart.sweep.view import rerun, screen
-from tests.checkouts import ROOT
+from tests.checkouts import ROOT, run
 
 
 @pytest.fixture
@@ -116,3 +116,14 @@ def test_megabytes_are_those_of_the_built_networks():
     for arch, megabytes in MEGABYTES.items():
         for stem in STEMS:
             assert bytes_of_backbone(arch, stem) == pytest.approx(megabytes * 1e6, rel=2e-3)
+
+
+def test_who_looks_at_a_sweep_that_has_begun_waits_for_no_torch(cells, tmp_path):
+    run(tmp_path, "git", "init", "-q")
+    run(tmp_path, "git", "commit", "-q", "--allow-empty", "-m", "start")
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "t.yaml").rename(tmp_path / "sweeps/t.yaml")
+    save_cells(cells, SweepState(tmp_path, "t").folder / "cells.json")
+    code = "import sys, runpy; sys.modules['torch'] = None; runpy.run_module('headstart', run_name='__main__')"
+    done = run(tmp_path, "python", "-c", code, "sweep", "status", "t", PYTHONPATH=str(ROOT / "src"))
+    assert "t: 6 cells: 0 done" in done.stdout
