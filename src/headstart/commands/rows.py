@@ -71,7 +71,7 @@ def _rows_of(
     if kept is not None:
         earlier = kept[kept["identity"].isin(identities) & ~kept["identity"].isin(own["identity"])]
         own = pd.concat([own, earlier], ignore_index=True) if len(earlier) else own
-    return own.sort_values([*rows.IDENTITY, "run"], ignore_index=True)
+    return own.sort_values([*rows.RUN_KEY, "run"], ignore_index=True)
 
 
 def _failures(cells: Sequence[Cell], states: SweepState) -> list[str]:

@@ -27,7 +27,7 @@ def gains(
 
     Columns: dataset, by ..., level, first and second (mean scores of the two sides, percent), gain, low, high (points;
     the widest 95 % interval of pairs, autoencoders and seeds, as verdicts take it), num_pairs, num_seeds. Runs are
-    matched in all of rows.CELL but the factor, and in the arm (`by` has it then) where that is not the factor. What
+    matched in all of rows.MATCHED but the factor, and in the arm (`by` has it then) where that is not the factor. What
     only one side has, as the autoencoder's architecture, may stand in `by`. Raises UserError for an unknown column or
     level, and where nothing matches.
     """

@@ -92,16 +92,16 @@ COLUMNS = {
     "autoencoder_dataset": Column(_text),  # whose images the autoencoder has seen, where not the run's own dataset
     "transfer_datasets": Column(_text),  # others that the same backbone was judged on
     "precision": Column(_text),  # in which the backbone was really trained: fp32 or bf16
-    "identity": Column(_text),  # of the sweep's cell that the row is of: what decided its numbers, but for the arrays
+    "identity": Column(_text),  # of what decided its numbers, but for the arrays; a sweep's cell has the same
     "arrays": Column(_text),  # digest of the prepared arrays
 }
 _LOSSES = ("train_loss", "val_loss")
 
-# Runs in equal cells are compared; within a cell, init, freezing and autoencoder tell runs apart.
-CELL = [name for name, column in COLUMNS.items() if column.needed and not name.startswith("projector_init")]
-CELL = [name for name in CELL if name != "projector_frozen"] + ["protocol"]
-CELL += ["projector_num_layers", "projector_position", "projector_norm"]
-IDENTITY = [*CELL, "projector_init", "projector_frozen", "autoencoder"]
+# Runs are compared that are equal in MATCHED; init, freezing and autoencoder tell them apart.
+MATCHED = [name for name, column in COLUMNS.items() if column.needed and not name.startswith("projector_init")]
+MATCHED = [name for name in MATCHED if name != "projector_frozen"] + ["protocol"]
+MATCHED += ["projector_num_layers", "projector_position", "projector_norm"]
+RUN_KEY = [*MATCHED, "projector_init", "projector_frozen", "autoencoder"]
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ def finished(rows: pd.DataFrame, source: str) -> Table:
     if unfinished.any():
         notes.append(f"Left out as half-finished (no test accuracy): {_names(rows[unfinished])}.")
     runs = rows[~unfinished]
-    again = runs.duplicated(IDENTITY)
-    equal = again & runs.duplicated([*IDENTITY, "probe_test_top1", "train_loss"])
+    again = runs.duplicated(RUN_KEY)
+    equal = again & runs.duplicated([*RUN_KEY, "probe_test_top1", "train_loss"])
     if equal.any():
         notes.append(f"Counted once though found again with the same result: {_names(runs[equal])}.")
     if (again & ~equal).any():
@@ -193,7 +193,7 @@ def finished(rows: pd.DataFrame, source: str) -> Table:
         raise UserError(f"{source}: no finished run ({counted(len(rows), 'row')} read)")
     runs["failed"] = _failed(runs)
     protocols = runs["protocol"].nunique()
-    mixed = runs[runs["precision"] != ""].groupby(CELL)["precision"].nunique()
+    mixed = runs[runs["precision"] != ""].groupby(MATCHED)["precision"].nunique()
     if (mixed > 1).any():
         notes.append(f"In {counted(int((mixed > 1).sum()), 'setting')} pairs mix precisions (column `precision`).")
     if protocols > 1:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from headstart.study import statistics
 from headstart.study.claims.verdict import ALL, BY_DATASET, PAIRED_MEAN, Effect, hull, over_datasets
-from headstart.study.rows import CELL
+from headstart.study.rows import MATCHED
 
 MIN_CLUSTERS = 3  # two tell nothing of their spread
 FEW_CLUSTERS = 10  # below, Student's interval of cluster means stands beside the bootstrap
@@ -52,7 +52,7 @@ def match(name: str, first: pd.DataFrame, second: pd.DataFrame, varied: Collecti
 
     Another hidden width is another autoencoder: where that varies, autoencoders do.
     """
-    keys = [column for column in CELL if column not in varied]
+    keys = [column for column in MATCHED if column not in varied]
     pretrained = all((part["autoencoder"] != "").all() for part in (first, second))
     if pretrained and "projector_hidden_dim" not in varied:
         keys.append("autoencoder")
