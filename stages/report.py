@@ -33,8 +33,7 @@ def main() -> None:
     text = to_markdown(page, paths.PAGE.name)
     files.write_text(paths.REPORT, text)
     files.write_text(paths.PAGE, to_html(page))
-    used = read_used(elements(params))
-    files.write_json(paths.ALL, {"metrics": table, "facts": report.facts(summaries), "made_with": used})
+    files.write_json(paths.ALL, {"metrics": table, "facts": report.facts(summaries), "made_with": read_used(params)})
     files.write_json(paths.METRICS, {name: table[name] for name in metrics.watched(table)})
     say("\n## ".join(text.split("\n## ")[:2]))
 
@@ -62,11 +61,8 @@ def read(params: Params) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]
 def copy_pictures(dataset: str, folder: Path) -> list[Picture]:
     """Copy the stages' pictures of a dataset into a folder, and return them as a page shows them."""
     simclr, shown = paths.simclr_metrics(dataset), []
-    for source in (
-        simclr / "views.png",
-        paths.probe_metrics(dataset) / "confusion.png",
-        simclr / "reconstructions.png",
-    ):
+    confusion = paths.probe_metrics(dataset) / "confusion.png"
+    for source in (simclr / "views.png", confusion, simclr / "reconstructions.png"):
         if source.exists():
             name = f"{dataset}_{source.name}"
             shutil.copyfile(source, folder / name)
@@ -74,18 +70,6 @@ def copy_pictures(dataset: str, folder: Path) -> list[Picture]:
             picture = sections.captioned(Path(name).stem, source.read_bytes(), path)
             shown += [picture] if picture else []
     return shown
-
-
-def elements(params: Params) -> dict[str, list[str]]:
-    """Return stage -> the elements of its matrix that this report rests on."""
-    head, targets = params.projector, params.probe.datasets
-    return {
-        **{stage: list(params.datasets) for stage in ("download", "prepare", "train_simclr", "fit_probe")},
-        "prepare_source": [head.autoencoder_dataset],
-        "pretrain_autoencoder": [f"{name}-{head.init}-{head.hidden_dim}" for name in params.datasets],
-        "prepare_target": list(targets),
-        "transfer": [f"{name}-on-{target}" for name in params.datasets for target in targets],
-    }
 
 
 if __name__ == "__main__":

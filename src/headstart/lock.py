@@ -16,7 +16,7 @@ from headstart.settings import DATASETS, PARAMS, Tree
 AUTOENCODER = "pretrain_autoencoder"
 GATHERING = "report"  # reads the results of every dataset
 INGESTING = ("download", "prepare", "prepare_source", "prepare_target")  # what leaves a dataset's arrays
-USED = "metrics/used"  # where stages say what they used, as run/paths.py has it
+USED = "metrics/used"  # where stages say what they used
 _COMMAND = re.compile(r"-m stages\.(\w+)")
 _OPTION = re.compile(r"--(\w+)[ =]([^\s']+)")
 
@@ -64,11 +64,21 @@ def read_entries(stages: Mapping[str, Any]) -> list[Entry]:
         command = str(locked.get("cmd", ""))
         if stage := _COMMAND.search(command):
             deps, outs = ({row["path"]: row.get("md5") for row in locked.get(kind, [])} for kind in ("deps", "outs"))
-            params = _nested(locked.get("params", {}))
+            params = _tree(locked.get("params", {}))
             num_bytes = sum(row.get("size", 0) for row in locked.get("outs", []))
-            named = names(dict(_OPTION.findall(command)))
-            entries.append(Entry(stage[1], *named, deps, outs, params, num_bytes, command))
+            entries.append(Entry(stage[1], *names_in(command), deps, outs, params, num_bytes, command))
     return entries
+
+
+def _tree(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parameters of an entry, file -> key, joined by dots -> value, as one tree."""
+    blocks = {f"{DATASETS}:{key}": value for key, value in params.get(DATASETS, {}).items()}
+    return settings.nested({**params.get(PARAMS, {}), **blocks}, texts=False)
+
+
+def names_in(command: str) -> tuple[str, str, str]:
+    """Return `names` of the options of a stage's command."""
+    return names(dict(_OPTION.findall(command)))
 
 
 def names(element: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -76,19 +86,6 @@ def names(element: Mapping[str, Any]) -> tuple[str, str, str]:
     source, target = str(element.get("source", "")), str(element.get("target", ""))
     dataset = str(element.get("dataset", source if target else ""))
     return dataset, target, dataset or source or target
-
-
-def _nested(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parameters of an entry, whose keys are joined by dots, as a tree of both files."""
-    tree: dict[str, dict[str, Any]] = {PARAMS: {}, DATASETS: {}}
-    for file in tree:
-        for key, value in params.get(file, {}).items():
-            node = tree[file]
-            *sections, last = key.split(".")
-            for section in sections:
-                node = node.setdefault(section, {})
-            node[last] = value
-    return tree
 
 
 def involved(entries: Sequence[Entry], dataset: str, needs_autoencoder: bool) -> list[Entry]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headstart.errors import UserError
+from headstart.history import git
 from headstart.knobs import nearest
 from headstart.run.stage import say
 from headstart.sweep.cells import load_cells, make_cells, save_cells
@@ -107,18 +108,16 @@ def engine_options(options: argparse.Namespace, last: dict[str, Any]) -> tuple[s
 def committed(root: Path) -> str:
     """Return the commit that the sweep runs; raises UserError where the code or params.yaml differ from it."""
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
-
     try:
-        prefix = git("rev-parse", "--show-prefix").strip()
-        changed = [line[3:].removeprefix(prefix) for line in git("status", "--porcelain", "--", *CODE).splitlines()]
+        prefix = git(root, "rev-parse", "--show-prefix").strip()
+        lines = git(root, "status", "--porcelain", "--", *CODE).splitlines()
+        changed = [line[3:].removeprefix(prefix) for line in lines]
         if changed:
             raise UserError(
                 f"{', '.join(changed[:3])}: not committed; experiments belong to a commit: git commit -a, or "
                 f"git checkout {changed[0]}"
             )
-        return git("rev-parse", "HEAD").strip()
+        return git(root, "rev-parse", "HEAD").strip()
     except (OSError, subprocess.CalledProcessError):
         raise UserError(f"{root}: no git repository with a commit; sweeps need one") from None
 

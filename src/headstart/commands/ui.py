@@ -16,15 +16,14 @@ def ui(options: argparse.Namespace) -> None:
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
     if elsewhere:
         raise UserError("MLFLOW_TRACKING_URI is set: the runs go there, open that")
-    root = paths.main_workspace()
-    store = root / "mlflow.db"
+    store = paths.mlflow_store()
     if not store.is_file():
         raise UserError("no runs here yet: make repro")
     closed = tracking.close_lost(load_params().tracking.experiment)
     if closed:
         print(f"{closed} runs that a kill had left running are closed as KILLED")
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    where = ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(root / "mlartifacts")]
+    where = ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(paths.mlflow_artifacts())]
     words = ["ui", "--host", "127.0.0.1", "--port", str(options.port), "--workers", "1", *where]
     sys.stdout.flush()
     program = Path(sys.executable).parent / "mlflow"

@@ -55,6 +55,7 @@ class Inputs:
             found = _difference(self.deciding, now, self._spelt)
             if found:
                 return f"{found} while {self.stage} ran"
+            self._seen = stamps  # of no account: not read again at each epoch
         try:
             code = settings.code_of(self.stage)
         except UserError as error:
@@ -103,8 +104,19 @@ class Inputs:
         return settings.file_and_key(key)
 
 
-def read_used(wanted: Mapping[str, Collection[str]]) -> dict[str, dict[str, Any]]:
-    """Return stage -> element -> the digests that it left, of those wanted; raises UserError where one is missing."""
+def read_used(params: Params) -> dict[str, dict[str, Any]]:
+    """Return stage -> element of its matrix -> the digests that it left, of all that a report rests on.
+
+    Raises UserError where one is missing.
+    """
+    head, targets = params.projector, params.probe.datasets
+    wanted = {
+        **{stage: list(params.datasets) for stage in ("download", "prepare", "train_simclr", "fit_probe")},
+        "prepare_source": [head.autoencoder_dataset],
+        "pretrain_autoencoder": [f"{name}-{head.init}-{head.hidden_dim}" for name in params.datasets],
+        "prepare_target": list(targets),
+        "transfer": [f"{name}-on-{target}" for name in params.datasets for target in targets],
+    }
     return {
         stage: {name: files.read_json(paths.used(stage, name), made_by=stage) for name in names}
         for stage, names in wanted.items()

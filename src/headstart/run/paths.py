@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
+from headstart.history import RECORD
+from headstart.lock import USED
+
 METRICS = Path("metrics/metrics.json")  # what people compare
-ALL = Path("metrics/all.json")  # every number, and what made it
+ALL = Path(RECORD)  # every number, and what made it
 REPORT = Path("metrics/report.md")
 PAGE = Path("metrics/report.html")
 PLOTS = Path("metrics/plots")
@@ -29,6 +32,16 @@ def shared() -> Path:
     HEADSTART_SHARED where it is set, as for the clones of a cluster's node (sweep/node.py), else the scratch folder.
     """
     return Path(os.environ.get("HEADSTART_SHARED") or scratch())
+
+
+def mlflow_store() -> Path:
+    """Return the SQLite file that is MLflow's store where MLFLOW_TRACKING_URI names none."""
+    return main_workspace() / "mlflow.db"
+
+
+def mlflow_artifacts() -> Path:
+    """Return the folder of the artifacts of that store's runs."""
+    return main_workspace() / "mlartifacts"
 
 
 def downloads() -> Path:
@@ -88,4 +101,4 @@ def transfer_metrics(source: str, target: str) -> Path:
 
 def used(stage: str, name: str) -> Path:
     """Return the file in which a stage says which settings and code made its outs; name: the element of its matrix."""
-    return Path("metrics/used") / stage / f"{name}.json"
+    return Path(USED) / stage / f"{name}.json"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headstart.settings import SAME
 from headstart.study import curves, gradients, sections
 from headstart.study.metrics import gather, headings
 from headstart.study.page import Block, Page, Picture, Text, table
@@ -21,7 +22,7 @@ def describe(head: Any, seed: int, recipe: str) -> dict[str, Any]:
     text = f"{first} first layer, {head.hidden_dim} hidden, {head.out_dim} out, {head.activation}"
     if (head.num_layers, head.position, head.norm) != (2, 1, "none"):
         text += f"; {head.num_layers} layers, {head.init} at {head.position}, norm {head.norm}"
-    if head.needs_autoencoder and head.autoencoder_dataset != "same":
+    if head.needs_autoencoder and head.autoencoder_dataset != SAME:
         text += f"; autoencoder of {head.autoencoder_dataset}"
     return {"projector": text, "activation": head.activation, "seed": seed, "recipe": recipe}
 

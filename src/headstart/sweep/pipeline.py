@@ -14,7 +14,7 @@ from typing import Any
 
 from headstart import settings
 from headstart.errors import UserError
-from headstart.lock import INGESTING, Entry, names, read_entries
+from headstart.lock import INGESTING, Entry, names_in, read_entries
 from headstart.settings import Tree
 
 _TEMPLATE = re.compile(r"\$\{([^}]+)\}")
@@ -47,8 +47,8 @@ class Pipeline:
         outs = [out for kind in ("outs", "metrics", "plots") for out in _names(stage.get(kind, []), tree, element)]
         code = {path: self.code.get(path) for path in deps}
         # without a matrix the command names the dataset, if there is one
-        options = dict(re.findall(r"--(\w+)[ =]([^\s']+)", str(_filled(stage["cmd"], tree, element))))
-        return Entry(name, *names(options), code, dict.fromkeys(outs), tree)
+        named = names_in(str(_filled(stage["cmd"], tree, element)))
+        return Entry(name, *named, code, dict.fromkeys(outs), tree)
 
     def _with_arrays(self, entry: Entry) -> Entry:
         """The entry with its outs' hashes, where the workspace has prepared just these arrays with this code."""

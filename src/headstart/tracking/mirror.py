@@ -125,7 +125,7 @@ class Mirror:
             return found.experiment_id
         # An SQL store would bind artifacts to the folder of this process, maybe a temporary copy; a server has its own.
         served = self.uri.startswith(("http:", "https:", "databricks"))
-        folder = None if served else (paths.main_workspace() / "mlartifacts").as_uri()
+        folder = None if served else paths.mlflow_artifacts().as_uri()
         return self.client.create_experiment(self.experiment, artifact_location=folder)
 
     def _find_parent(self, started: int) -> str:
@@ -317,7 +317,7 @@ def client_of(uri: str) -> Any:
 
 def store_uri() -> str:
     """Return MLFLOW_TRACKING_URI, else mlflow.db in the main workspace; a relative SQLite path starts there too."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.mlflow_store()}"
     file = uri.removeprefix("sqlite:///")
     return uri if file == uri or Path(file).is_absolute() else f"sqlite:///{paths.main_workspace() / file}"
 

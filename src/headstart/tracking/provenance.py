@@ -1,17 +1,16 @@
 """Where a run comes from: the git commit, DVC's experiment, and the stage results in dvc.lock that it rests on."""
 
 import os
-import re
 import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart import lock, settings
+from headstart import history, lock, settings
 from headstart.errors import UserError
 from headstart.lock import Entry
 
-LOCK = Path("dvc.lock")
+LOCK = Path(history.LOCK)
 CODE = ("src", "stages", "dvc.yaml")
 
 
@@ -39,15 +38,11 @@ def experiment() -> Experiment:
 
 def experiment_of_workspace() -> str:
     """Return the name of the DVC experiment whose results lie in the workspace (equal dvc.lock), empty without one."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
     try:
-        here = git("hash-object", str(LOCK))
-        refs = git("for-each-ref", "--format=%(refname)", "refs/exps")
-        names = [ref for ref in refs.splitlines() if re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/[^/]+", ref)]
-        equal = [ref.rpartition("/")[2] for ref in names if git("rev-parse", f"{ref}:./{LOCK}") == here]
+        here = _git("hash-object", str(LOCK))
+        refs = _git("for-each-ref", "--format=%(refname)", "refs/exps")
+        names = [ref for ref in refs.splitlines() if history.EXPERIMENT.fullmatch(ref)]
+        equal = [ref.rpartition("/")[2] for ref in names if _git("rev-parse", f"{ref}:./{LOCK}") == here]
         return min(equal, default="")
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -58,15 +53,16 @@ def git_state() -> dict[str, str]:
 
     Empty without git or without a commit.
     """
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
     try:
-        commit = git("rev-parse", "HEAD")
-        return {"git_commit": commit, "git_dirty": str(bool(git("status", "--porcelain", "--", *CODE))).lower()}
+        commit = _git("rev-parse", "HEAD")
+        return {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain", "--", *CODE))).lower()}
     except (OSError, subprocess.SubprocessError):
         return {}
+
+
+def _git(*words: str) -> str:
+    """What a git command prints; bounded, since a record must not hold up a run."""
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def code(stage: str) -> str:
