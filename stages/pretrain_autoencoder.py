@@ -28,7 +28,8 @@ def main(dataset: str, init: str, dim: int) -> None:
     """Leave autoencoder.safetensors, summary.json, curve.csv and reconstructions.png, or none.json."""
     inputs = Inputs(STAGE, f"{dataset}-{init}-{dim}", dataset)
     params, out = inputs.params, paths.autoencoder(dataset, init, dim)
-    if not PROJECTOR_INITS[init].needs_autoencoder:
+    learns_from = PROJECTOR_INITS[init].autoencoder
+    if learns_from is None:
         with files.write_folder(out) as folder, inputs.leaving():
             files.write_json(folder / "none.json", {"init": init, "needs_autoencoder": False})
         return
@@ -38,20 +39,29 @@ def main(dataset: str, init: str, dim: int) -> None:
     size, device = params.dataset(seen).image_size, pick_device(params.device)
     data = prepare(meta, partial(load_split, arrays), size=size, standardize=False, device=device)
     widths, numerics = [size, num_features(params.backbone), dim], tensors.numerics(device, "fp32")
-    key = inputs.digest(data.hash, widths, numerics, leave_out=UNSEEN, code_leave_out=UNSEEN_CODE)
-    # the layer depends on neither init nor head: one training serves them all, and workers that run at once
+    key = inputs.digest(data.hash, widths, numerics, learns_from, leave_out=UNSEEN, code_leave_out=UNSEEN_CODE)
+    # beyond this the layer depends on neither init nor head: one training serves them all, and workers that run at once
     with tracking.stage_run(STAGE, dataset, params) as run, files.shared_result(STAGE, key) as shared:
         run.log_dataset(seen, meta)
         if not shared.exists():
-            train(inputs, data, seen, dim, tensors.FileCheckpoint(STAGE, key), shared)
-        for row in files.read_csv(shared / "curve.csv", made_by=STAGE):
+            train(inputs, data, seen, learns_from, dim, tensors.FileCheckpoint(STAGE, key), shared)
+        curve = shared / "curve.csv"
+        for row in files.read_csv(curve, made_by=STAGE) if curve.exists() else ():
             run.log_row("autoencoder", {name: float(value) for name, value in row.items()}, step="epoch")
         run.log_figure(shared / "reconstructions.png")
         with files.write_folder(out) as folder, inputs.leaving():
             shutil.copytree(shared, folder, dirs_exist_ok=True)
 
 
-def train(inputs: Inputs, data: Prepared, seen: str, dim: int, checkpoint: tensors.FileCheckpoint, out: Path) -> None:
+def train(
+    inputs: Inputs,
+    data: Prepared,
+    seen: str,
+    learns_from: str,
+    dim: int,
+    checkpoint: tensors.FileCheckpoint,
+    out: Path,
+) -> None:
     """Train one autoencoder and leave it in `out`, for all who need it."""
     recipe, features = inputs.params.autoencoder, num_features(inputs.params.backbone)
     with following(recipe.epochs, f"autoencoder {seen}", "epoch", inputs.warn) as watch:
@@ -59,6 +69,7 @@ def train(inputs: Inputs, data: Prepared, seen: str, dim: int, checkpoint: tenso
             data,
             recipe.arch,
             recipe,
+            learns_from=learns_from,
             features=features,
             dim=dim,
             seed=inputs.params.seed,

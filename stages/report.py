@@ -44,7 +44,11 @@ def read(params: Params) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]
     curves, measured = {}, {}
     for name in params.datasets:
         simclr, probe = paths.simclr_metrics(name), paths.probe_metrics(name)
-        own = {"simclr": (simclr, "train_simclr"), "probe": (probe, "fit_probe")}
+        own = {
+            "simclr": (simclr, "train_simclr"),
+            "probe": (probe, "fit_probe"),
+            "baselines": (paths.baselines(name), "fit_baselines"),
+        }
         summaries[name] = {key: files.read_json(at / "summary.json", made_by=by) for key, (at, by) in own.items()}
         targets = {target: paths.transfer_metrics(name, target) for target in params.probe.datasets}
         found = {target: files.read_json(at / "summary.json", made_by="transfer") for target, at in targets.items()}

@@ -8,7 +8,7 @@ import torch
 
 from headstart.data.arrays import load_split
 from headstart.experiment.prepared import prepare
-from headstart.experiment.pretraining import Method, assemble
+from headstart.experiment.pretraining import Method, Start, assemble
 from headstart.run import files, paths, processes, tensors
 from headstart.run.inputs import Inputs
 from headstart.run.stage import following, run_stage, say
@@ -38,13 +38,12 @@ def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> N
     meta = files.read_json(arrays / "meta.json", made_by="prepare")
     read, size, standardize = partial(load_split, arrays), block.image_size, params.data.standardize
     data = prepare(meta, read, size=size, standardize=standardize, device=device, batch_size=block.batch_size)
-    embedding, errors, folder = None, None, paths.autoencoder(dataset, head.init, head.hidden_dim)
+    start, folder, maker = None, paths.autoencoder(dataset, head.init, head.hidden_dim), "pretrain_autoencoder"
     if head.needs_autoencoder:
-        coder = tensors.read_tensors(folder / "autoencoder.safetensors", made_by="pretrain_autoencoder")
-        embedding = {name: coder[f"embedding.{name}"] for name in ("weight", "bias")}
-        errors = files.read_json(folder / "summary.json", made_by="pretrain_autoencoder")
+        weights = tensors.read_tensors(folder / "autoencoder.safetensors", made_by=maker)
+        start = Start(weights, files.read_json(folder / "summary.json", made_by=maker))
     recipe = (params.backbone_here(), head, params.simclr, params.diagnostics, params.views_of(dataset))
-    run = assemble(Method(*recipe, block.batch_size, params.seed), data, embedding, group)
+    run = assemble(Method(*recipe, block.batch_size, params.seed), data, start, group)
     numerics = tensors.numerics(device, run.precision)
     key = inputs.digest(data.hash, tensors.tensors_digest(run.state()), group.size, numerics)
     checkpoint = tensors.FileCheckpoint(STAGE, key)
@@ -65,7 +64,7 @@ def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> N
             result = run.train(checkpoint, on_epoch, watch.at)
         with files.write_folder(paths.simclr(dataset)) as kept, files.write_folder(made) as out, inputs.leaving():
             tensors.write_outs(kept, run.weights())
-            tensors.write_outs(out, run.report(result, errors))
+            tensors.write_outs(out, run.report(result, start))
             image_grid(out / "views.png", run.example_views())
             if (folder / "reconstructions.png").exists():
                 shutil.copyfile(folder / "reconstructions.png", out / "reconstructions.png")

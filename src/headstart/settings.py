@@ -64,6 +64,10 @@ NOT_COUNTED: Mapping[str, Collection[str]] = {
     ),
     "train_simclr": (*_TRAINED_ON, "autoencoder", "probe"),
     "fit_probe": (*_TRAINED_ON, "autoencoder", "simclr", "diagnostics", "probe.datasets", "block.batch_size"),
+    "fit_baselines": (
+        *(*_TRAINED_ON, "projector", "autoencoder", "simclr", "diagnostics", "probe.datasets", "probe.layers"),
+        "block.batch_size",
+    ),
     "transfer": (
         *(*_TRAINED_ON, *(section for section in _MODELS if section not in ("backbone", "probe"))),
         *("block.batch_size", "block.views", "probe.protocol", "probe.few_labels", "probe.few_shares"),

@@ -32,7 +32,7 @@ class Trained:
     network: nn.Module
     probe: dict[str, torch.Tensor]
     meta: dict[str, Any]
-    summary: dict[str, Any]
+    scores: dict[str, dict[str, float]]
 
 
 def export(options: argparse.Namespace) -> None:
@@ -66,7 +66,13 @@ def check_fresh(dataset: str, params: Params) -> None:
 def read_trained(dataset: str, params: Params) -> Trained:
     """Return a dataset's trained backbone, its probe, and what is known about them."""
     meta = files.read_json(paths.prepared(dataset) / "meta.json", made_by="prepare")
-    summary = files.read_json(paths.probe_metrics(dataset) / "summary.json", made_by="fit_probe")
+    scores = {
+        name: files.read_json(folder / "summary.json", made_by=maker)[name]
+        for name, folder, maker in (
+            ("trained", paths.probe_metrics(dataset), "fit_probe"),
+            ("untrained", paths.baselines(dataset), "fit_baselines"),
+        )
+    }
     state = tensors.read_tensors(paths.simclr(dataset) / WEIGHTS, made_by="train_simclr")
     probe = tensors.read_tensors(paths.probe(dataset) / PROBE, made_by="fit_probe")
     standardize = params.data.standardize
@@ -84,7 +90,7 @@ def read_trained(dataset: str, params: Params) -> Trained:
     )
     network = plain_network(build_backbone(Backbone(settings.arch, settings.stem, "none"), seed=0))
     network.load_state_dict(state)
-    return Trained(settings, network, probe, meta, summary)
+    return Trained(settings, network, probe, meta, scores)
 
 
 def write(folder: Path, dataset: str, params: Params, trained: Trained, with_graph: bool) -> None:
@@ -98,7 +104,7 @@ def write(folder: Path, dataset: str, params: Params, trained: Trained, with_gra
         graph.check_graph(folder / ONNX, trained.network, x_NCHW)
     names = [file.name for file in folder.iterdir()]
     about = params.dataset(dataset).about
-    scores = {name: {key: trained.summary[name][key] for key in SCORES} for name in ("trained", "untrained")}
+    scores = {name: {key: found[key] for key in SCORES} for name, found in trained.scores.items()}
     card = model_card(
         trained.settings, about, trained.meta["num_images"], recipe(dataset, params), scores, origin(trained), names
     )

@@ -44,15 +44,23 @@ class Judge:
     def evaluate(self, backbone: nn.Module, projector: nn.Sequential | None, what: str) -> Evaluation:
         """Return the evaluation of a backbone and, where the recipe asks for layers of its projector, of these."""
         layers = self._features(backbone, projector)
-        features, num_classes = layers.pop("backbone"), self.data.num_classes
+        features = layers.pop("backbone")
         fits = num_fits(self.recipe) + len(layers) + self.recipe.finetune_epochs
         with self.progress(fits, what) as on_fit:
-            how: dict[str, Any] = {"num_classes": num_classes, "on_fit": on_fit, "device": self.data.device}
+            how = self._how(on_fit)
             result = evaluate(features, self.recipe, seed=self.seed, **how)
             scores, details = evaluate_layers(layers, self.recipe, **how)
             if self.recipe.finetune_epochs:
                 scores["top1_finetuned"] = self._finetuned(backbone, features.train.features.shape[1], on_fit)
         return replace(result, scores=result.scores | scores, details=result.details | details)
+
+    def evaluate_features(self, features: Splits, what: str) -> Evaluation:
+        """Return the evaluation of features that no backbone gives."""
+        with self.progress(num_fits(self.recipe), what) as on_fit:
+            return evaluate(features, self.recipe, seed=self.seed, **self._how(on_fit))
+
+    def _how(self, on_fit: Callable[[], object]) -> dict[str, Any]:
+        return {"num_classes": self.data.num_classes, "on_fit": on_fit, "device": self.data.device}
 
     def _features(self, backbone: nn.Module, projector: nn.Sequential | None) -> dict[str, Splits]:
         # `hidden` names every hidden layer of a deep head
@@ -86,28 +94,18 @@ class Judge:
         )
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """The evaluations of a backbone after and before its training, and what always saying the commonest class gives."""
+def summary(trained: Evaluation) -> dict[str, Any]:
+    """Return what summary.json says of a trained backbone."""
+    return {
+        "trained": trained.scores,
+        "num_test": len(trained.tested.labels),
+        "details": {"trained": trained.details},
+    }
 
-    trained: Evaluation
-    untrained: Evaluation
-    majority: float
 
-    def summary(self) -> dict[str, Any]:
-        """Return what summary.json says."""
-        return {
-            "trained": self.trained.scores,
-            "untrained": self.untrained.scores,
-            "majority": {"top1": self.majority},
-            "num_test": len(self.trained.tested.labels),
-            "details": {"trained": self.trained.details, "untrained": self.untrained.details},
-        }
-
-    def confusion(self) -> np.ndarray:
-        """Return (K, K) counts of the trained backbone's probe: row true class, column predicted class."""
-        tested = self.trained.tested
-        return confusion(self.trained.probe.logits(tested.features), tested.labels)
+def confused(trained: Evaluation) -> np.ndarray:
+    """Return (K, K) counts of a trained backbone's probe: row true class, column predicted class."""
+    return confusion(trained.probe.logits(trained.tested.features), trained.tested.labels)
 
 
 def majority(data: Prepared) -> float:

@@ -11,13 +11,13 @@ from headstart.data.views import Views
 from headstart.errors import UserError
 from headstart.experiment.monitor import neighbours_monitor
 from headstart.experiment.prepared import Prepared
-from headstart.models.autoencoder import count_parameters
+from headstart.models.autoencoder import Autoencoder, build_autoencoder, count_parameters
 from headstart.models.backbone import Backbone, build_backbone, check_forward, num_features
 from headstart.models.projector import Projector, build_projector
 from headstart.training.contrastive import Batches, Epoch, SimCLR, train_simclr, use_bf16
 from headstart.training.diagnostics import Diagnostics, Observer
 from headstart.training.distributed import ALONE, Group
-from headstart.training.initial import initial_features
+from headstart.training.initial import initial_features, initial_units
 from headstart.training.resume import Checkpoint
 
 SHOWN = 12  # images whose views are drawn
@@ -34,6 +34,25 @@ class Method:
     views: Views
     batch_size: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """The trained autoencoder that a head starts from: its state dict, and what its summary.json says."""
+
+    weights: Mapping[str, Tensor]
+    summary: Mapping[str, Any]
+
+    def embedding(self) -> dict[str, Tensor]:
+        """Return weight (d, F) and bias (d,) of its embedding layer."""
+        return {name: self.weights[f"embedding.{name}"] for name in ("weight", "bias")}
+
+    def autoencoder(self) -> Autoencoder:
+        """Return the autoencoder itself."""
+        dim, features = self.weights["embedding.weight"].shape
+        built = build_autoencoder(self.summary["arch"], self.summary["image_size"], features, dim, seed=0)
+        built.load_state_dict(self.weights)
+        return built
 
 
 @dataclass(frozen=True)
@@ -128,9 +147,9 @@ class Run:
         modules = {"backbone": self.backbone, "projector": self.projector}
         return {f"{name}.safetensors": module.state_dict() for name, module in modules.items()}
 
-    def report(self, result: Result, autoencoder: dict[str, Any] | None) -> dict[str, Any]:
-        """Return file -> what is told of the training; autoencoder: the summary of the one that the head began from."""
-        summary = self.summary(result) | {"autoencoder": autoencoder}
+    def report(self, result: Result, start: Start | None) -> dict[str, Any]:
+        """Return file -> what is told of the training."""
+        summary = self.summary(result) | {"autoencoder": start and start.summary}
         return {"summary.json": summary, "curve.csv": result.curve_rows(), "diagnostics.csv": result.measured}
 
     def summary(self, result: Result) -> dict[str, Any]:
@@ -157,15 +176,15 @@ class Run:
         return [view for pair in pairs for view in pair]
 
 
-def assemble(method: Method, data: Prepared, embedding: Mapping[str, Tensor] | None, group: Group = ALONE) -> Run:
+def assemble(method: Method, data: Prepared, start: Start | None, group: Group = ALONE) -> Run:
     """Return the training of a method on a dataset.
 
-    embedding: the weight and bias that the head starts from, None where it needs no autoencoder. Raises UserError where
-    the backbone does not run at the images' size, or the embedding does not fit the head.
+    start: the autoencoder that the head starts from, None where it needs none. Raises UserError where the backbone does
+    not run at the images' size, or the embedding does not fit the head.
     """
     backbone = build_backbone(method.backbone, method.seed).to(data.device)
     check_forward(backbone, method.backbone, data.size)
-    projector = _head(method, backbone, data, embedding).to(data.device)
+    projector = _head(method, backbone, data, start).to(data.device)
     train, val = (
         Batches(images.split, method.views, images.size, images.standardize) for images in (data.pretrain, data.val)
     )
@@ -173,15 +192,15 @@ def assemble(method: Method, data: Prepared, embedding: Mapping[str, Tensor] | N
     return Run(method, data, backbone, projector, train, val, group, observer)
 
 
-def _head(method: Method, backbone: nn.Module, data: Prepared, embedding: Mapping[str, Tensor] | None) -> nn.Sequential:
-    start = dict(embedding) if embedding is not None else None
+def _head(method: Method, backbone: nn.Module, data: Prepared, start: Start | None) -> nn.Sequential:
+    images, drawn = data.pretrain, {"batch_size": method.batch_size, "seed": method.seed}
+    found: dict[str, Tensor] = {} if start is None else start.embedding()
     if method.head.needs_features:
-        images = data.pretrain
-        found = initial_features(
-            backbone, images.split, images.size, images.standardize, batch_size=method.batch_size, seed=method.seed
-        )
-        start = {"features": found}
+        found["features"] = initial_features(backbone, images.split, images.size, images.standardize, **drawn)
+    if method.head.needs_units and start is not None:
+        autoencoder = start.autoencoder().to(data.device)
+        found["units"] = initial_units(autoencoder.encoder, images.split, start.summary["image_size"], **drawn)
     try:
-        return build_projector(method.head, num_features(method.backbone), method.seed, start)
+        return build_projector(method.head, num_features(method.backbone), method.seed, found)
     except ValueError as error:
         raise UserError(f"params.yaml: {error}") from None

@@ -26,7 +26,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 NORMS: dict[str, type[nn.Module] | None] = {"none": None, "batch": nn.BatchNorm1d}
 
-# What a layer starts from: weight (H, D) and bias (H,) of a pretrained Linear(D, H), or features (N, D) of N images
+# What a layer starts from: weight (H, D) and bias (H,) of an autoencoder's embedding layer; of N images the initial
+# backbone's features (N, D) and the inputs of the embedding layer, the autoencoder's hidden units (N, D)
 Embedding = dict[str, Tensor]
 
 
@@ -41,17 +42,54 @@ def _autoencoder(layer: nn.Linear, embedding: Embedding, seed: int) -> None:
 
 
 def _random_matched(layer: nn.Linear, embedding: Embedding, seed: int) -> None:
-    """Random singular vectors, the autoencoder layer's singular values and norm of bias: same scale, no content."""
+    """Random singular vectors, the autoencoder layer's singular values and norm of bias: same scale, no content.
+
+    The sums of its rows, which a mean of features above zero meets first, are not matched.
+    """
     left, _, right = torch.linalg.svd(layer.weight, full_matrices=False)
     layer.weight.copy_(left @ torch.diag(torch.linalg.svdvals(embedding["weight"])) @ right)
     layer.bias.mul_(embedding["bias"].norm() / layer.bias.norm().clamp(min=1e-12))
 
 
 def _autoencoder_permuted(layer: nn.Linear, embedding: Embedding, seed: int) -> None:
-    """The autoencoder layer with its input columns shuffled: the same spectrum and rows' values, no content."""
+    """The autoencoder layer with its input columns shuffled: a layer of the very same distribution.
+
+    Neither hidden units nor the channels of a random backbone are ordered, so that this is a second draw of
+    `autoencoder`, an A/A pair, and no control of content. It is the control of `autoencoder_aligned`.
+    """
     columns = torch.randperm(layer.in_features, generator=generator(seed, "permutation"))
     layer.weight.copy_(embedding["weight"][:, columns])
     layer.bias.copy_(embedding["bias"])
+
+
+def _autoencoder_shuffled(layer: nn.Linear, embedding: Embedding, seed: int) -> None:
+    """The autoencoder layer with the values of each row shuffled apart: the same rows as sets, no joint structure."""
+    keys = torch.rand(layer.weight.shape, generator=generator(seed, "shuffle"))
+    layer.weight.copy_(embedding["weight"].gather(1, keys.argsort(1)))
+    layer.bias.copy_(embedding["bias"])
+
+
+def _autoencoder_aligned(layer: nn.Linear, embedding: Embedding, seed: int) -> None:
+    """The autoencoder layer with each input column moved to the backbone channel that its hidden unit agrees with.
+
+    Units and channels are matched one to one, so that the sum of their correlations over images is greatest (Kuhn's
+    Hungarian method, scipy's linear_sum_assignment). A unit or channel that never changes correlates with nothing.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    features, units = (_standard_scores(embedding[name]) for name in ("features", "units"))
+    channels, matched = linear_sum_assignment((features.T @ units / len(features)).numpy(), maximize=True)
+    columns = torch.empty(layer.in_features, dtype=torch.long)
+    columns[torch.from_numpy(channels)] = torch.from_numpy(matched)
+    layer.weight.copy_(embedding["weight"][:, columns])
+    layer.bias.copy_(embedding["bias"])
+
+
+def _standard_scores(x_ND: Tensor) -> Tensor:
+    """Columns with mean 0 and spread 1, in float64; a constant column is 0."""
+    centred = x_ND.double() - x_ND.double().mean(0)
+    spread = centred.square().mean(0).sqrt()
+    return centred / torch.where(spread > 1e-12, spread, torch.inf)
 
 
 def _orthogonal(layer: nn.Linear, embedding: Embedding | None, seed: int) -> None:
@@ -81,24 +119,35 @@ def _pca(layer: nn.Linear, embedding: Embedding, seed: int) -> None:
 
 @dataclass(frozen=True)
 class Init:
-    """How a layer is initialised; `frozen`: by `freeze: auto`.
+    """How a layer is initialised, and from what.
 
-    needs_autoencoder: from a trained one's embedding layer; needs_features: from the initial backbone's features.
+    frozen: whether `freeze: auto` freezes it; autoencoder: what the autoencoder whose embedding layer it needs has
+    learnt from, one of SEEN, None where it needs none; needs_features: of the initial backbone; needs_units: the hidden
+    units of the autoencoder, of the same images as the features.
     """
 
     apply: Callable[[nn.Linear, Embedding, int], None]
-    needs_autoencoder: bool
     frozen: bool
+    autoencoder: str | None = None
     needs_features: bool = False
+    needs_units: bool = False
 
 
+# images: those of its dataset; noise: of their mean and spread at each pixel; nothing: it stays untrained
+SEEN = ("images", "noise", "nothing")
 PROJECTOR_INITS = {
-    "random": Init(_random, needs_autoencoder=False, frozen=False),
-    "autoencoder": Init(_autoencoder, needs_autoencoder=True, frozen=True),
-    "random_matched": Init(_random_matched, needs_autoencoder=True, frozen=True),
-    "autoencoder_permuted": Init(_autoencoder_permuted, needs_autoencoder=True, frozen=True),
-    "orthogonal": Init(_orthogonal, needs_autoencoder=False, frozen=True),
-    "pca": Init(_pca, needs_autoencoder=False, frozen=True, needs_features=True),
+    "random": Init(_random, frozen=False),
+    "autoencoder": Init(_autoencoder, frozen=True, autoencoder="images"),
+    "random_matched": Init(_random_matched, frozen=True, autoencoder="images"),
+    "autoencoder_permuted": Init(_autoencoder_permuted, frozen=True, autoencoder="images"),
+    "autoencoder_shuffled": Init(_autoencoder_shuffled, frozen=True, autoencoder="images"),
+    "autoencoder_noise": Init(_autoencoder, frozen=True, autoencoder="noise"),
+    "autoencoder_untrained": Init(_autoencoder, frozen=True, autoencoder="nothing"),
+    "autoencoder_aligned": Init(
+        _autoencoder_aligned, frozen=True, autoencoder="images", needs_features=True, needs_units=True
+    ),
+    "orthogonal": Init(_orthogonal, frozen=True),
+    "pca": Init(_pca, frozen=True, needs_features=True),
 }
 
 
@@ -127,14 +176,24 @@ class Projector:
         return PROJECTOR_INITS[self.init].frozen if self.freeze == "auto" else self.freeze
 
     @property
+    def learns_from(self) -> str | None:
+        """What the autoencoder that the layer needs has learnt from, one of SEEN; None where it needs none."""
+        return PROJECTOR_INITS[self.init].autoencoder
+
+    @property
     def needs_autoencoder(self) -> bool:
-        """Whether an autoencoder must be trained first."""
-        return PROJECTOR_INITS[self.init].needs_autoencoder
+        """Whether there must be an autoencoder first."""
+        return self.learns_from is not None
 
     @property
     def needs_features(self) -> bool:
         """Whether features of the initial backbone must be computed first."""
         return PROJECTOR_INITS[self.init].needs_features
+
+    @property
+    def needs_units(self) -> bool:
+        """Whether the autoencoder's hidden units must be computed first, of the images whose features are."""
+        return PROJECTOR_INITS[self.init].needs_units
 
 
 def build_projector(
@@ -144,9 +203,9 @@ def build_projector(
 
     The layer at `position`, Linear(features, hidden_dim), is initialised by `init`. Layers before it keep the features'
     width, so that an embedding layer fits wherever it stands; hidden layers after it are hidden_dim wide. embedding:
-    what the init starts from, needed where `projector.needs_autoencoder` or `needs_features`. The draws of each layer
-    depend on the seed, its place and its widths alone, so two inits share the others. Raises ValueError where the
-    embedding is missing or does not fit, and where `position` is not before the last layer.
+    what the init starts from, needed where `projector.needs_autoencoder`, `needs_features` or `needs_units`. The draws
+    of each layer depend on the seed, its place and its widths alone, so two inits share the others. Raises ValueError
+    where the embedding is missing or does not fit, and where `position` is not before the last layer.
     """
     if projector.position >= projector.num_layers:
         raise ValueError(f"projector.position {projector.position} must be below num_layers {projector.num_layers}")
@@ -173,6 +232,8 @@ def _initialise(layer: nn.Linear, projector: Projector, embedding: Embedding, se
             raise ValueError(f"embedding {tuple(embedding['weight'].shape)} does not fit {tuple(layer.weight.shape)}")
     if projector.needs_features and "features" not in embedding:
         raise ValueError(f"projector.init {projector.init} needs features of the initial backbone")
+    if projector.needs_units and "units" not in embedding:
+        raise ValueError(f"projector.init {projector.init} needs the autoencoder's hidden units")
     with torch.no_grad():
         PROJECTOR_INITS[projector.init].apply(layer, embedding, seed)
     if projector.frozen:

@@ -110,8 +110,9 @@ def read_used(params: Params) -> dict[str, dict[str, Any]]:
     Raises UserError where one is missing.
     """
     head, targets = params.projector, params.probe.datasets
+    everywhere = ("download", "prepare", "train_simclr", "fit_probe", "fit_baselines")
     wanted = {
-        **{stage: list(params.datasets) for stage in ("download", "prepare", "train_simclr", "fit_probe")},
+        **{stage: list(params.datasets) for stage in everywhere},
         "prepare_source": [head.autoencoder_dataset],
         "pretrain_autoencoder": [f"{name}-{head.init}-{head.hidden_dim}" for name in params.datasets],
         "prepare_target": list(targets),

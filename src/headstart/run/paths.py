@@ -84,6 +84,11 @@ def simclr_metrics(dataset: str) -> Path:
     return Path("metrics/simclr") / dataset
 
 
+def baselines(dataset: str) -> Path:
+    """Return the folder of the scores of raw pixels and of the initial backbone."""
+    return Path("metrics/baselines") / dataset
+
+
 def probe(dataset: str) -> Path:
     """Return the folder of the fitted probe."""
     return Path("models/probe") / dataset

@@ -89,3 +89,10 @@ def say(text: str) -> None:
 def progress(total: int, what: str, unit: str, initial: int = 0) -> "tqdm.tqdm[Any]":
     """Return a bar with rate and remaining time: after 2 seconds, on stderr, and only on a terminal."""
     return tqdm.tqdm(total=total, desc=what, unit=unit, initial=initial, delay=2, disable=None, leave=False)
+
+
+@contextmanager
+def fits(what: str, total: int, which: str) -> Iterator[Callable[[], object]]:
+    """Show how many probes of `what` are fitted; yields what is to be called after each."""
+    with progress(total, f"{what}, {which}", "fit") as bar:
+        yield bar.update

@@ -44,12 +44,21 @@ def _probe(key: str, title: str, unit: str = SHARE, column: str = "", **more: bo
     return Metric(key, title, unit, column, f"probe.trained.{key}", **more)
 
 
-def _untrained(metric: Metric, **more: Any) -> Metric:
-    """The same number of the backbone before SimCLR."""
-    own: dict[str, Any] = {"column": "", "watched": False, "shown": False, "title": f"{metric.title}, untrained"}
-    at = metric.at.replace(".trained.", ".untrained.")
-    return replace(metric, key=f"{metric.key}_untrained", at=at, **own | more)
+def _baseline(metric: Metric, name: str = "untrained", **more: Any) -> Metric:
+    """The same number of what no training precedes: a name of BASELINES."""
+    column = f"probe_{name}_{metric.key}" if metric.key in SCORES else ""
+    own: dict[str, Any] = {"watched": False, "shown": False, "title": f"{metric.title}, {BASELINES[name]}"}
+    at = metric.at.replace("probe.trained.", f"baselines.{name}.")
+    return replace(metric, key=f"{metric.key}_{name}", column=column, at=at, **own | more)
 
+
+# What a backbone may be chosen and compared by -> its column of rows
+SCORES = {
+    "top1": "probe_test_top1",
+    **{name: f"probe_{name}" for name in ("few1", "few5", "few10", "knn20", "knn200")},
+}
+# What no training precedes: batch norm as it is initialised, with statistics of train images, and no network at all
+BASELINES = {"untrained": "untrained", "calibrated": "untrained, calibrated", "pixels": "raw pixels"}
 
 _TOP1 = _probe("top1", "top-1", column="probe_test_top1", watched=True)
 _FEW5 = _probe("few5", "5 labels per class", column="probe_few5", watched=True)
@@ -74,12 +83,15 @@ _ECE = _probe("ece", "calibration error", column="probe_ece", shown=True)
 # The first that fits a name tells of it; pages show those that are watched or shown in this order.
 METRICS = (
     _TOP1,
-    _untrained(_TOP1, title="untrained", column="probe_untrained_top1", watched=True),
-    Metric("top1_majority", "majority", at="probe.majority.top1", watched=True),
+    _baseline(_TOP1, title="untrained", watched=True),
+    _baseline(_TOP1, "calibrated", title="untrained, calibrated", shown=True),
+    _baseline(_TOP1, "pixels", title="raw pixels", shown=True),
+    Metric("top1_majority", "majority", at="baselines.majority.top1", watched=True),
     _FEW5,
-    _untrained(_FEW5, watched=True),
+    _baseline(_FEW5, watched=True),
     *_BOTH,
-    *(_untrained(metric) for metric in (*_BOTH, _KNN20, _ECE)),
+    *(_baseline(metric) for metric in (*_BOTH, _KNN20, _ECE)),
+    *(_baseline(metric, name) for name in ("calibrated", "pixels") for metric in (_FEW5, *_BOTH, _KNN20, _ECE)),
     _probe("top1_hidden", "top-1, hidden layer", column="probe_hidden_top1"),
     _probe("top1_hidden#", "top-1, hidden layer #"),
     _probe("top1_output", "top-1, projector's output", column="probe_output_top1"),
@@ -97,6 +109,10 @@ METRICS = (
     Metric(
         *("autoencoder_test_psnr", "autoencoder test PSNR", LEVEL),
         *("autoencoder_test_psnr", "simclr.autoencoder.test_psnr"),
+    ),
+    Metric(
+        *("autoencoder_mean_image_mse", "test MSE of the mean image", SIZE),
+        *("autoencoder_mean_image_mse", "simclr.autoencoder.mean_image_mse"),
     ),
     Metric("autoencoder_num_parameters", "autoencoder parameters", COUNT, at="simclr.autoencoder.num_parameters"),
     _KNN20,

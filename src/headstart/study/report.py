@@ -5,7 +5,7 @@ from typing import Any
 
 from headstart.settings import SAME
 from headstart.study import curves, gradients, sections
-from headstart.study.metrics import gather, headings
+from headstart.study.metrics import BASELINES, gather, headings
 from headstart.study.page import Block, Page, Picture, Text, table
 from headstart.study.writing import UNKNOWN, number
 
@@ -40,11 +40,11 @@ def facts(summaries: Summaries) -> dict[str, dict[str, Any]]:
 
 
 def accuracy_rows(summaries: Summaries) -> list[Row]:
-    """Return one row per dataset and probe (trained, untrained, majority) with its top-1, for the bar plot."""
+    """Return one row per dataset and probe (trained, those of BASELINES, majority) with its top-1, for the bar plot."""
     return [
-        {"dataset": dataset, "backbone": name, "top1": summary["probe"][name]["top1"]}
+        {"dataset": dataset, "backbone": name, "top1": summary[place][name]["top1"]}
         for dataset, summary in summaries.items()
-        for name in ("trained", "untrained", "majority")
+        for name, place in (("trained", "probe"), *((name, "baselines") for name in (*BASELINES, "majority")))
     ]
 
 
@@ -88,7 +88,7 @@ def _lead(summaries: Summaries) -> str:
     parts = [
         f"{name}: a linear probe on SimCLR's features finds {100 * summary['probe']['trained']['top1']:.1f} % of "
         f"{summary['probe']['num_test']} test images, on the same backbone before SimCLR "
-        f"{100 * summary['probe']['untrained']['top1']:.1f} %."
+        f"{100 * summary['baselines']['untrained']['top1']:.1f} %."
         for name, summary in summaries.items()
     ]
     return " ".join(parts)
@@ -103,7 +103,11 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
     ]
     caption = "Accuracies of linear probes on frozen backbone features, as fractions of the test split. 1 run, 1 seed."
     numbers = set(records[0]) - {"dataset"}
-    note = Text("Untrained is the same backbone before SimCLR; majority always says the commonest class.", "note")
+    note = Text(
+        "Untrained is the same backbone before SimCLR, its batch norm as it is initialised; calibrated, with "
+        "statistics of train images; raw pixels are no network's; majority always says the commonest class.",
+        "note",
+    )
     return (table("result-table", caption, records, numbers), note)
 
 

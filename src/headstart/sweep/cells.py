@@ -142,9 +142,9 @@ def _cell(sweep: str, overrides: Overrides, params: "Params", stages: Pipeline, 
     last = lock.autoencoder_of(chosen)
     shared = None
     if last is not None:
-        # the initialisation, in the name of the stage's out, decides nothing of the training
+        # the initialisation, in the name of the stage's out, decides of the training what is learnt from, no more
         key = lock.identity(lock.upstream(chosen, last), head.frozen, True, "projector.init")
-        shared = f"{dataset}-{head.hidden_dim}-{params.seed}-{key[:8]}"
+        shared = f"{dataset}-{head.hidden_dim}-{params.seed}-{head.learns_from}-{key[:8]}"
     name = f"{sweep}-{identity[:DIGITS]}"
     return Cell(name, overrides, identity, lock.arrays(chosen), dataset, shared, work_of(params, dataset))
 
