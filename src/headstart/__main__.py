@@ -53,7 +53,7 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="published (the paper's runs), dvc (branches and experiments here: the default), mlflow, or a CSV file",
     )
-    add("--claim", action="append", default=[], metavar="C1..C8", help="repeatable; default: all")
+    add("--claim", action="append", default=[], metavar="C1..C9", help="repeatable; default: all")
     add("--format", choices=["md", "brief", "csv", "json", "latex"], default="md")
     add(
         "--published-dir",
@@ -61,13 +61,24 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the authors' five CSV files, instead of downloading them once",
     )
+    _endpoint_options(command)
     add(
-        "--margin",
-        type=float,
-        default=1.0,
-        help="accuracy points below which a difference does not matter (default: 1)",
+        "--best-learning-rate",
+        action="store_true",
+        help="compare each arm at its own best learning rate, chosen by validation accuracy",
     )
     add("--save-rows", type=Path, metavar="FILE", help="also write the rows as CSV, for --rows FILE")
+
+
+def _endpoint_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "--score",
+        metavar="NAME",
+        help="what runs are judged by: top1, few1, few5, few10, knn20, knn200 (default: what the grid of the rows "
+        "says, else top1)",
+    )
+    add("--margin", type=float, help="points below which a difference does not matter (default: the grid's, else 1)")
 
 
 def _gains_options(command: argparse.ArgumentParser) -> None:
@@ -77,7 +88,7 @@ def _gains_options(command: argparse.ArgumentParser) -> None:
     add("--of", default="arm", metavar="COLUMN", help="the factor: arm (initialisation, freezing; default), a column")
     add("--against", default="random (trainable)", metavar="LEVEL", help="the level that others are set against")
     add("--by", metavar="COLUMN,..", help="a gain for each value of these columns, as projector_activation")
-    add("--score", default="probe_test_top1", metavar="COLUMN", help="of which accuracy (default: probe_test_top1)")
+    add("--score", default="top1", metavar="NAME", help="of which score: as of compare, or a column (default: top1)")
     add("--figure", type=Path, metavar="FILE.svg", help="draw it too")
     add("--title", help="of the figure")
 
@@ -91,9 +102,9 @@ def _report_options(command: argparse.ArgumentParser) -> None:
         help="as of compare, and repeatable: all runs on one page (default: dvc, with the workspace's)",
     )
     add("--out", type=Path, default=Path("report/index.html"), metavar="FILE.html")
-    add("--claim", action="append", default=[], metavar="C1..C8", help="repeatable; default: all")
+    add("--claim", action="append", default=[], metavar="C1..C9", help="repeatable; default: all")
     add("--published-dir", type=Path, metavar="DIR", help="as of compare")
-    add("--margin", type=float, default=1.0, help="as of compare")
+    _endpoint_options(command)
 
 
 def _results_options(command: argparse.ArgumentParser) -> None:
@@ -157,7 +168,7 @@ def _sweep_options(command: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "compare": ("judge the claims C1 to C8 on runs: verdicts, intervals, what is missing", _compare_options),
+    "compare": ("judge the claims C1 to C9 on runs: verdicts, intervals, what is missing", _compare_options),
     "gains": ("what one factor changes, by any axis of the runs: table and figure", _gains_options),
     "report": ("the study's report on runs as one HTML page, with its text as Markdown", _report_options),
     "results": ("tables and figures of the committed rows: docs/results", _results_options),

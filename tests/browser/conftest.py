@@ -45,7 +45,7 @@ def report(tmp_path_factory) -> Path:
     table.loc[7, "val_loss"] = float("nan")
     data = rows.finished(table.drop(columns="failed"), "synthetic")
     answers = claims.evaluate(data.runs, ["C1", "C7"])
-    content = comparison(data, answers, source="synthetic runs", margin=1.0, notes=["A <b>note</b>."])
+    content = comparison(data, answers, source="synthetic runs", score="top1", margin=1.0, notes=["A <b>note</b>."])
     path = tmp_path_factory.mktemp("page") / "report page.html"
     path.write_text(page.to_html(content), encoding="utf-8")
     return path

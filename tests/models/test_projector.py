@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
@@ -11,33 +12,39 @@ from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import (
     ACTIVATIONS,
     PROJECTOR_INITS,
+    SEEN,
     Projector,
     build_projector,
     layer_outputs,
     load_projector,
 )
-from headstart.randomness import generator
+from headstart.randomness import generator, global_seed
 from headstart.training.losses import nt_xent
 
-NEEDY = [name for name, init in PROJECTOR_INITS.items() if init.needs_autoencoder]
+NEEDY = [name for name, init in PROJECTOR_INITS.items() if init.autoencoder]
 FREEZES = [True, False, "auto"]
 FROZEN_BY_ITSELF = {
     "random": False,
     "autoencoder": True,
     "random_matched": True,
     "autoencoder_permuted": True,
+    "autoencoder_shuffled": True,
+    "autoencoder_noise": True,
+    "autoencoder_untrained": True,
+    "autoencoder_aligned": True,
     "orthogonal": True,
     "pca": True,
 }
 
 
 def embedding_of(features: int, hidden: int) -> dict[str, torch.Tensor]:
-    """A layer with an uneven spectrum, as a trained one has; and features of images, positive as a backbone's."""
+    """A layer with an uneven spectrum, as a trained one has; features, positive as a backbone's; and units."""
     source = generator(17, features, hidden)
     weight = torch.randn(hidden, features, generator=source) * torch.logspace(0, -3, hidden)[:, None]
     bias = torch.randn(hidden, generator=source)
     mixed = torch.randn(150, features, generator=source) @ torch.randn(features, features, generator=source)
-    return {"weight": weight, "bias": bias, "features": mixed.relu() + 2}
+    units = torch.randn(150, features, generator=source).relu()
+    return {"weight": weight, "bias": bias, "features": mixed.relu() + 2, "units": units}
 
 
 def built(
@@ -88,7 +95,13 @@ def test_freeze_auto_is_what_the_paper_does(init):
 
 
 def test_inits_that_need_an_autoencoder_say_so():
-    assert set(NEEDY) == {"autoencoder", "random_matched", "autoencoder_permuted"}
+    assert set(PROJECTOR_INITS) - set(NEEDY) == {"random", "orthogonal", "pca"}
+    learnt_from = {init: PROJECTOR_INITS[init].autoencoder for init in NEEDY}
+    assert {init for init, seen in learnt_from.items() if seen != "images"} == {
+        "autoencoder_noise",
+        "autoencoder_untrained",
+    }
+    assert set(learnt_from.values()) == set(SEEN)
     for init in PROJECTOR_INITS:
         head = Projector(init, "auto", 16, 8, "relu")
         assert head.needs_autoencoder == (init in NEEDY)
@@ -97,6 +110,11 @@ def test_inits_that_need_an_autoencoder_say_so():
                 build_projector(head, 64, seed=0)
             with pytest.raises(ValueError, match="does not fit"):
                 build_projector(head, 64, seed=0, embedding=embedding_of(64, 17))
+            if head.needs_units:
+                for lacking in ("features", "units"):
+                    rest = {name: values for name, values in embedding_of(64, 16).items() if name != lacking}
+                    with pytest.raises(ValueError, match=f"needs .*{lacking}"):
+                        build_projector(head, 64, seed=0, embedding=rest)
         elif head.needs_features:
             with pytest.raises(ValueError, match="needs features of the initial backbone"):
                 build_projector(head, 64, seed=0)
@@ -146,6 +164,82 @@ def test_autoencoder_permuted_shuffles_the_input_columns():
     torch.testing.assert_close(torch.linalg.svdvals(first.weight), torch.linalg.svdvals(embedding["weight"]))
     assert torch.equal(first.bias, embedding["bias"])
     assert not torch.equal(first.weight, built("autoencoder_permuted", seed=1)[0].weight)
+
+
+def test_autoencoder_shuffled_keeps_the_values_of_each_row_and_no_column():
+    embedding = embedding_of(64, 16)
+    first = built("autoencoder_shuffled")[0]
+    assert torch.equal(first.weight.sort(1).values, embedding["weight"].sort(1).values)
+    columns = {tuple(column) for column in embedding["weight"].T.tolist()}
+    assert not columns & {tuple(column) for column in first.weight.T.tolist()}
+    orders = {tuple(first.weight[row].argsort().argsort().tolist()) for row in range(16)}
+    assert len(orders) == 16  # each row in an order of its own
+    assert torch.equal(first.bias, embedding["bias"])
+    assert not torch.equal(first.weight, built("autoencoder_shuffled", seed=1)[0].weight)
+
+
+def test_autoencoder_aligned_finds_units_that_were_permuted_and_no_order_correlates_more():
+    """Units that are features in another order, scaled and shifted: the layer gets its columns back in that order."""
+    given = embedding_of(64, 16)
+    order = torch.randperm(64, generator=generator(3))
+    units = 0.3 * given["features"][:, order] + 5 + 0.01 * torch.randn(150, 64, generator=generator(4))
+    head = build_projector(Projector("autoencoder_aligned", "auto", 16, 8, "relu"), 64, 0, given | {"units": units})
+    assert torch.equal(head[0].weight[:, order], given["weight"])
+    assert torch.equal(head[0].bias, given["bias"])
+    # against every order of four
+    small = {name: values[:, :4] for name, values in given.items() if values.ndim == 2}
+    small |= {"bias": given["bias"], "weight": torch.eye(16, 4)}
+    head = build_projector(Projector("autoencoder_aligned", "auto", 16, 8, "relu"), 4, 0, small)
+    chosen = head[0].weight[:4].argmax(0).tolist()  # channel -> unit
+    correlation = np.corrcoef(small["features"].T.double(), small["units"].T.double())[:4, 4:]
+    totals = {units: sum(correlation[range(4), units]) for units in itertools.permutations(range(4))}
+    assert totals[tuple(chosen)] == pytest.approx(max(totals.values()))
+
+
+def test_a_unit_that_never_changes_is_matched_to_what_is_left():
+    given = embedding_of(64, 16)
+    given["units"][:, 5] = 1.0
+    given["features"][:, 9] = 0.0
+    head = build_projector(Projector("autoencoder_aligned", "auto", 16, 8, "relu"), 64, 0, given)
+    assert torch.equal(head[0].weight.sort(1).values, given["weight"].sort(1).values)
+
+
+def test_permuting_the_columns_of_a_frozen_layer_is_no_control_of_content():
+    """A network whose last channels are permuted with the layer's columns trains in the very same way.
+
+    The last convolution and batch norm of a random backbone are drawn independently for each channel, so permuted ones
+    are as probable: a permuted layer on one backbone is the layer itself on another one of the same distribution.
+    """
+    given, order = embedding_of(12, 16), torch.randperm(12, generator=generator(5))
+    images = torch.randn(6, 16, 3, 8, 8, generator=generator(6), dtype=torch.float64)
+
+    def trained(permute: bool) -> tuple[list[float], torch.Tensor]:
+        with global_seed(0, "permutation test"):
+            first, last, norm = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3), nn.BatchNorm2d(12)
+            second = nn.Linear(16, 8)
+        layer = nn.Linear(12, 16)
+        with torch.no_grad():
+            layer.weight.copy_(given["weight"][:, order] if permute else given["weight"])
+            layer.bias.copy_(given["bias"])
+            if permute:
+                last.weight.copy_(last.weight[order])
+                last.bias.copy_(last.bias[order])
+        layer.requires_grad_(False)
+        trunk = nn.Sequential(first, nn.ReLU(), last, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+        model = nn.Sequential(trunk, layer, nn.ReLU(), second).double()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.3, momentum=0.9)
+        losses = []
+        for x_NCHW in images:
+            loss = nt_xent(model(x_NCHW), 0.5)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses, trunk.eval()(images[0]).detach()
+
+    (plain, features), (permuted, moved) = trained(False), trained(True)
+    assert permuted == pytest.approx(plain, abs=1e-12)
+    torch.testing.assert_close(moved, features[:, order], atol=1e-12, rtol=0)
 
 
 def test_orthogonal_rows_are_orthonormal():

@@ -8,11 +8,25 @@ import pytest
 from headstart.errors import UserError
 from headstart.study import published, rows
 from headstart.study.claims import CLAIMS, Answer, Verdict, evaluate
-from headstart.study.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Effect, better, equal, not_worse
+from headstart.study.claims.contrasts import paired_effects
+from headstart.study.claims.paper import DEFAULT, PRETRAINED, between
+from headstart.study.claims.verdict import (
+    BETTER,
+    NO_DIFFERENCE,
+    REFUTED,
+    SUPPORTED,
+    UNDECIDED,
+    WORSE,
+    Effect,
+    better,
+    equal,
+    not_worse,
+    outcome,
+)
 from tests.study.runs import ARMS, make, needs_paper
 
 PRIMARY = "autoencoder (frozen) - random (trainable)"
-CONTROLS = ("random", "random_matched", "autoencoder_permuted", "orthogonal")
+CONTROLS = ("random", "random_matched", "autoencoder_shuffled", "autoencoder_untrained", "orthogonal")
 
 
 @functools.cache
@@ -128,7 +142,7 @@ def test_published_c7_has_no_control_and_so_no_number():
     verdict = on_published("C7")
     assert (verdict.verdict, verdict.effects) == (UNDECIDED, ())
     assert all(f"{init} (frozen)" in verdict.reason for init in CONTROLS)
-    assert len(verdict.decide) == 4 and "projector.init=orthogonal -S projector.freeze=true" in verdict.decide[-1]
+    assert len(verdict.decide) == 5 and "projector.init=orthogonal -S projector.freeze=true" in verdict.decide[-1]
 
 
 def test_published_verdicts_are_held_back_for_their_single_seed():
@@ -168,8 +182,9 @@ def test_noise_beyond_the_margin_leaves_c1_undecided_and_tells_what_more_seeds_w
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1]])
 def test_too_few_seeds_decide_nothing(seeds):
-    verdict = judge("C1", make(gain(2.0), seeds=seeds))
-    assert (verdict.verdict, verdict.points_to) == (UNDECIDED, SUPPORTED)
+    verdict = judge("C1", make(gain(2.0), seeds=seeds, hidden=(64, 128, 256)))
+    points_to = SUPPORTED if len(seeds) == 1 else UNDECIDED  # two seeds have no interval at all
+    assert (verdict.verdict, verdict.points_to) == (UNDECIDED, points_to)
     assert f"stand on {'a single seed' if len(seeds) == 1 else '2 seeds'}" in verdict.reason
 
 
@@ -221,7 +236,8 @@ def by_activation(**points: float):
 
 
 def test_c2_needs_both_activations_in_means_and_peaks():
-    grid = {"activations": ("relu", "sigmoid", "tanh"), "hidden": (128, 256)}
+    # p of exchanging whole seeds: of five never below 2 in 32
+    grid = {"activations": ("relu", "sigmoid", "tanh"), "hidden": (128, 256), "seeds": range(8)}
     assert judge("C2", make(by_activation(sigmoid=2, tanh=2), **grid)).verdict == SUPPORTED
     assert judge("C2", make(by_activation(sigmoid=-2, tanh=2), **grid)).verdict == REFUTED
     verdict = judge("C2", make(by_activation(tanh=2)))
@@ -315,11 +331,60 @@ def test_the_rules_of_the_verdicts():
         (-5.0, 0.5, UNDECIDED, UNDECIDED, UNDECIDED),
         (-5.0, -0.5, REFUTED, UNDECIDED, UNDECIDED),
         (-5.0, -2.0, REFUTED, REFUTED, REFUTED),
+        (0.2, 0.8, REFUTED, SUPPORTED, SUPPORTED),
+        (math.nan, math.nan, UNDECIDED, UNDECIDED, UNDECIDED),
         (2.0, 5.0, SUPPORTED, SUPPORTED, REFUTED),
     ):
         assert (better(low, high, 1.0), not_worse(low, high, 1.0), equal(low, high, 1.0)) == (beats, matches, same)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.2, 0.8, NO_DIFFERENCE),  # above zero, but too small to matter
+        (-0.8, -0.2, NO_DIFFERENCE),
+        (0.2, 1.8, BETTER),
+        (-1.8, -0.2, WORSE),
+        (-0.2, 1.8, UNDECIDED),
+        (math.nan, math.nan, UNDECIDED),
+    ],
+)
+def test_a_difference_has_one_of_four_outcomes(low, high, word):
+    assert outcome(low, high, 1.0) == word
+
+
+def test_neither_one_pair_nor_two_clusters_have_an_interval_anywhere():
+    def intervals(**grid) -> set[tuple[float, float]]:
+        found = paired_effects(between(make(gain(2.0), **grid), PRETRAINED, DEFAULT))
+        assert found and all(math.isnan(row.p) for row in found if math.isnan(row.low))
+        return {(row.low, row.high) for row in found if not math.isnan(row.low)}
+
+    one = {"out": (32,), "activations": ("relu",)}
+    assert not intervals(seeds=(0,), **one), "one pair"
+    assert not intervals(seeds=(0, 1), **one), "two pairs"
+    assert not intervals(seeds=(0, 1)), "twelve pairs of two seeds"
+    assert not intervals(seeds=(0,), hidden=(64, 128)), "two autoencoders"
+    assert intervals(seeds=(0, 1, 2), **one)
+    # two seeds in one dataset, three in another: each by its own
+    runs = make(gain(2.0), datasets=("a", "b"))
+    runs = runs[(runs["dataset"] == "a") | (runs["seed"] < 2)]
+    found = paired_effects(between(runs, PRETRAINED, DEFAULT))
+    assert {row.dataset for row in found if not math.isnan(row.low)} == {"all", "a"}
+    judged = judge("C1", make(gain(2.0), seeds=(0, 1), **one))
+    assert "+2." in judged.reason and "over 2 pairs of 2 seeds: no interval." in judged.reason
+
+
+def test_c9_is_freezing_alone_with_the_gain_and_what_is_left_beside_it():
+    arms = [("autoencoder", True), ("random", True), ("random", False)]
+    frozen = judge("C9", make(lambda row: 0.8 + 0.03 * row["projector_frozen"], arms))
+    assert frozen.verdict == SUPPORTED
+    assert effect(frozen, "random (frozen) - random (trainable)").value == pytest.approx(3, abs=0.2)
+    assert "autoencoder (frozen) - random (frozen): " in frozen.reason and NO_DIFFERENCE in frozen.reason
+    assert judge("C9", make(gain(3.0), arms)).verdict == REFUTED
+    missing = judge("C9", make(gain(3.0)))
+    assert missing.effects == () and missing.decide[0].endswith("projector.init=random -S projector.freeze=true")
+
+
 def test_an_unknown_claim_is_named():
-    with pytest.raises(UserError, match=r"C9: must be one of C1, C2, .* \(nearest: C"):
-        evaluate(make(gain(2.0)), ["C9"])
+    with pytest.raises(UserError, match=r"C19: must be one of C1, C2, .* \(nearest: C"):
+        evaluate(make(gain(2.0)), ["C19"])

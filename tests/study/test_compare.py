@@ -22,6 +22,7 @@ from tests.checkouts import ROOT, edit, run
 from tests.study.runs import make, needs_paper
 from tests.sweep.stubs import stub_checkout
 
+JUDGED = "Judged by top1; a difference below 1 point does not matter."
 SOURCES = {"PYTHONPATH": str(ROOT / "src")}
 
 
@@ -65,7 +66,7 @@ def test_markdown_answers_every_claim_with_and_without_failed_runs(grid):
     done = run(grid, "python", "-W", "error", "-m", "headstart", "compare", "--rows", "rows.csv", **SOURCES)
     assert (done.returncode, done.stderr) == (0, "")
     page = done.stdout
-    assert page.startswith("# Claims on rows.csv\n\n60 runs, 1 dataset, 5 seeds. 1 failed")
+    assert page.startswith(f"# Claims on rows.csv\n\n{JUDGED}\n\n60 runs, 1 dataset, 5 seeds. 1 failed")
     for name, claim in CLAIMS.items():
         section = page.partition(f"## {name} · {claim.statement}\n")[2].partition("\n## ")[0]
         verdicts = re.findall(r"^\*\*(supported|not supported|undecided).*\*\* \((.*?)\)\. \S", section, re.MULTILINE)
@@ -73,7 +74,8 @@ def test_markdown_answers_every_claim_with_and_without_failed_runs(grid):
         if name == "C1":
             assert verdicts[1][0] == "supported"
     tables = [line for line in page.splitlines() if line.startswith("|")]
-    assert tables[0].startswith("| contrast | measure | dataset | value | bounds |")
+    assert tables[0].startswith("| dataset | score | SimCLR is | SimCLR, % | untrained, % |")
+    assert any(line.startswith("| contrast | measure | dataset | value | bounds |") for line in tables)
     assert all(line.startswith("| ") and line.endswith(" |") for line in tables)
 
 
@@ -92,7 +94,7 @@ def test_csv_json_and_latex_hold_the_same_numbers(grid, compare):
     assert (last["claim"], last["verdict"], last["value"]) == ("C7", "undecided", "")
     assert last["note"].startswith("Controls without matching runs")
     assert f"{first['effects'][0]['value']:+.2f} & [" in paper
-    assert paper.count(r"\begin{tabular}") == paper.count(r"\end{tabular}") == 2
+    assert paper.count(r"\begin{tabular}") == paper.count(r"\end{tabular}") == 3
     assert all(r"\%" in line or "%" not in line or line.startswith("%") for line in paper.splitlines())
 
 
@@ -128,7 +130,7 @@ def test_refusals_end_with_status_1_and_a_reader_that_has_enough_with_no_traceba
 def test_the_published_runs_without_download(compare):
     paper = needs_paper()
     page = compare(ROOT, "--rows", "published", "--published-dir", str(paper / "simclr-ae-results"), "--claim", "C1")
-    assert "# Claims on the paper's published runs\n\n765 runs, 5 datasets, 1 seed. 48 failed" in page
+    assert f"# Claims on the paper's published runs\n\n{JUDGED}\n\n765 runs, 5 datasets, 1 seed. 48 failed" in page
     assert "+2.81 points [2.16, 3.47] over 360 pairs" in page
     assert "an arbitrary tie-break moves the mean between 0.46 and 0.94" in page
     assert "The runs stand on a single seed" in page

@@ -53,7 +53,7 @@ def test_the_interval_covers_the_truth_and_a_single_pair_has_none():
     assert row["low"] < 2 < row["high"] and row["high"] - row["low"] < 3
     single = gains.gains(make(accuracy, ARMS, seeds=[0], out=[32], activations=["relu"]))
     assert single["low"].isna().all() and single["num_pairs"].eq(1).all()
-    assert "one pair: no interval" in gains.markdown(single, gains.ARM, gains.BASELINE)
+    assert " no interval |" in gains.markdown(single, gains.ARM, gains.BASELINE)
 
 
 def test_what_only_one_side_has_may_divide_the_pairs(runs):
@@ -78,8 +78,8 @@ def test_another_score_is_compared_where_it_is_known(runs):
         ({"of": "projector_activatoin"}, "nearest: projector_activation"),
         ({"by": ["sede"]}, "nearest: seed"),
         ({"against": "random (frozen)"}, "no run has it as arm; they have autoencoder"),
-        ({"score": "probe_few5"}, "no such score"),
-        ({"score": "train_loss"}, "no such score"),
+        ({"score": "probe_few5"}, "no run has it"),
+        ({"score": "train_loss"}, "must be one of top1, few1"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(runs, options, words):

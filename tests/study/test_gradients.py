@@ -79,7 +79,7 @@ def test_pages_show_the_figure_where_steps_were_measured(there):
     page = report.page({"digits": DIGITS}, SETTINGS, {"digits": CURVE}, [], rows)
     assert ("Gradient flow" in to_html(page)) == there
     flows = gradients.flow("a", "digits", ARM, "relu", 0, rows)
-    page = comparison(finished(make(lambda row: 0.5), "x"), [], source="x", margin=0.5, flows=flows)
+    page = comparison(finished(make(lambda row: 0.5), "x"), [], source="x", score="top1", margin=0.5, flows=flows)
     assert ("Gradient flow early in training" in to_markdown(page, "x.html")) == there
 
 

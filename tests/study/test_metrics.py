@@ -43,7 +43,7 @@ def test_what_is_no_result_is_no_metric():
     table = metrics.gather(BOTH)
     assert not {"strength_untrained", "val_top1_untrained", "autoencoder_val_mse"} & set(table)
     summary = copy.deepcopy(DIGITS)
-    summary["probe"]["details"] = {"trained": {"few1_low": 0.3}, "untrained": {}}
+    summary["probe"]["details"] = {"trained": {"few1_low": 0.3}}
     assert set(metrics.gather({"digits": summary})) == set(metrics.gather({"digits": DIGITS}))
 
 
@@ -55,10 +55,10 @@ def test_every_score_of_an_evaluation_is_in_the_table():
     recipe = Probe(protocol="paper", strengths=(0.1,), few_labels=(1, 5), few_shares=(0.5, 0.125), few_draws=2, **rest)
     scores = evaluate(Splits(*splits), recipe, num_classes=6, seed=0).scores
     assert {"few12_5pct", "few12_5pct_std", "top1_converged", "top5", "knn200", "ece"} <= set(scores)
-    table = metrics.gather({"x": {"probe": {"trained": scores, "untrained": scores}}})
+    table = metrics.gather({"x": {"probe": {"trained": scores}, "baselines": dict.fromkeys(metrics.BASELINES, scores)}})
     assert {name: table[name]["x"] for name in scores} == scores
-    untrained = {name for name in scores if name not in ("val_top1", "strength")}
-    assert set(table) - set(scores) == {f"{name}_untrained" for name in untrained}
+    judged = {name for name in scores if name not in ("val_top1", "strength")}
+    assert set(table) - set(scores) == {f"{name}_{start}" for name in judged for start in metrics.BASELINES}
 
 
 def test_other_datasets_and_first_steps_are_in_the_table():
@@ -84,6 +84,8 @@ def test_every_name_in_a_metrics_file_is_found_with_its_title():
         "top1_hidden2": "top-1, hidden layer 2",
         "top1_on_a_untrained": "untrained, on a",
         "knn20_untrained": "20 nearest neighbours, untrained",
+        "few5_pixels": "5 labels per class, raw pixels",
+        "top1_calibrated": "calibrated",
     }
     assert {key: metrics.find(key).title for key in titles} == titles
     for key in ("top2", "few", "", "wall_seconds"):
@@ -94,7 +96,7 @@ def test_every_name_in_a_metrics_file_is_found_with_its_title():
 def test_ten_are_watched_and_the_fewest_labels_stand_for_five():
     assert sorted(metric.key for metric in metrics.METRICS if metric.watched) == sorted(TEN.split())
     scores = {"few1": 0.1, "few10": 0.2, "few10_std": 0.3, "knn20": 0.4, "macro_f1": 0.5, "ece": 0.6, "top1": 0.7}
-    table = metrics.gather({"x": {"probe": {"trained": scores, "untrained": scores}}})
+    table = metrics.gather({"x": {"probe": {"trained": scores}, "baselines": {"untrained": scores}}})
     assert metrics.watched(table) == ["top1", "top1_untrained", "few1", "few1_untrained", "macro_f1", "knn20"]
     assert set(metrics.watched(metrics.gather(BOTH))) == set(TEN.split()) - {"knn20"}
 

@@ -17,18 +17,26 @@ DIGITS = {
     },
     "probe": {
         "trained": {"top1": 0.96, "macro_f1": 0.95, "few5": 0.8, "few5_std": 0.01, "val_top1": 0.97, "strength": 0.1},
-        "untrained": {"top1": 0.9, "macro_f1": 0.89, "few5": 0.7, "few5_std": 0.02, "val_top1": 0.91, "strength": 1.0},
-        "majority": {"top1": 0.1},
         "num_test": 360,
+    },
+    "baselines": {
+        "untrained": {"top1": 0.9, "macro_f1": 0.89, "few5": 0.7, "few5_std": 0.02, "val_top1": 0.91, "strength": 1.0},
+        "calibrated": {"top1": 0.78, "few5": 0.5},
+        "pixels": {"top1": 0.959, "few5": 0.81},
+        "majority": {"top1": 0.1},
     },
 }
 MINE = {
     "simclr": {"train_loss": 4.5, "val_loss": 4.75, "best_epoch": 10, "autoencoder": None},
     "probe": {
         "trained": {"top1": 0.46, "top5": 0.9, "macro_f1": 0.45, "few5": 0.3, "few5_std": 0.01, "val_top1": 0.5},
-        "untrained": {"top1": 0.41, "top5": 0.85, "macro_f1": 0.4, "few5": 0.2, "few5_std": 0.01, "val_top1": 0.4},
-        "majority": {"top1": 0.2},
         "num_test": 2000,
+    },
+    "baselines": {
+        "untrained": {"top1": 0.41, "top5": 0.85, "macro_f1": 0.4, "few5": 0.2, "few5_std": 0.01, "val_top1": 0.4},
+        "calibrated": {"top1": 0.35, "few5": 0.15},
+        "pixels": {"top1": 0.33, "few5": 0.18},
+        "majority": {"top1": 0.2},
     },
 }
 BOTH = {"digits": DIGITS, "mine": MINE}
@@ -61,15 +69,18 @@ def result_lines(page: str) -> list[list[str]]:
 def test_page_has_one_row_per_dataset():
     lines = result_lines(in_markdown(BOTH))
     assert lines[0] == [
-        *("dataset", "test images", "top-1", "untrained", "majority", "5 labels per class"),
+        *("dataset", "test images", "top-1", "untrained", "calibrated", "raw pixels", "majority"),
+        "5 labels per class",
         *("5 labels per class, untrained", "macro F1", "train NT-Xent", "val NT-Xent", "autoencoder test MSE"),
     ]
-    assert lines[1] == ["---", *["--:"] * 10]
+    assert lines[1] == ["---", *["--:"] * 12]
     assert lines[2] == [
-        *("digits", "360", "0.9600", "0.9000", "0.1000", "0.8000", "0.7000", "0.9500", "3.5000", "3.2500", "0.0200"),
+        *("digits", "360", "0.9600", "0.9000", "0.7800", "0.9590", "0.1000", "0.8000", "0.7000", "0.9500"),
+        *("3.5000", "3.2500", "0.0200"),
     ]
     assert lines[3] == [
-        *("mine", "2000", "0.4600", "0.4100", "0.2000", "0.3000", "0.2000", "0.4500", "4.5000", "4.7500", "–"),
+        *("mine", "2000", "0.4600", "0.4100", "0.3500", "0.3300", "0.2000", "0.3000", "0.2000", "0.4500"),
+        *("4.5000", "4.7500", "–"),
     ]
     assert len(lines) == 4
 
@@ -85,22 +96,22 @@ def test_page_names_the_run_and_shows_its_pictures(tmp_path):
 
 def test_page_without_a_few_label_probe():
     summary = copy.deepcopy(DIGITS)
-    for probe in ("trained", "untrained"):
+    for scores in (summary["probe"]["trained"], *summary["baselines"].values()):
         for key in ("few5", "few5_std"):
-            del summary["probe"][probe][key]
+            scores.pop(key, None)
     page = in_markdown({"digits": summary})
     assert "per class" not in page
-    assert "0.9600 | 0.9000 | 0.1000 | 0.9500" in page
+    assert "0.9600 | 0.9000 | 0.7800 | 0.9590 | 0.1000 | 0.9500" in page
 
 
 def test_page_shows_the_probe_of_five_labels_among_several_and_neighbours():
     summary = copy.deepcopy(DIGITS)
-    for probe in ("trained", "untrained"):
-        summary["probe"][probe] |= {"few1": 0.4, "few10": 0.85, "few10pct": 0.88, "knn20": 0.91, "ece": 0.03}
+    for scores in (summary["probe"]["trained"], summary["baselines"]["untrained"]):
+        scores |= {"few1": 0.4, "few10": 0.85, "few10pct": 0.88, "knn20": 0.91, "ece": 0.03}
     lines = result_lines(in_markdown({"digits": summary}))
-    assert lines[0][5:7] == ["5 labels per class", "5 labels per class, untrained"]
+    assert lines[0][7:9] == ["5 labels per class", "5 labels per class, untrained"]
     assert lines[0][-2:] == ["20 nearest neighbours", "calibration error"]
-    assert lines[2][5:7] == ["0.8000", "0.7000"]
+    assert lines[2][7:9] == ["0.8000", "0.7000"]
     assert lines[2][-2:] == ["0.9100", "0.0300"]
 
 
@@ -108,6 +119,8 @@ def test_rows_of_the_plots():
     assert report.accuracy_rows({"digits": DIGITS}) == [
         {"dataset": "digits", "backbone": "trained", "top1": 0.96},
         {"dataset": "digits", "backbone": "untrained", "top1": 0.9},
+        {"dataset": "digits", "backbone": "calibrated", "top1": 0.78},
+        {"dataset": "digits", "backbone": "pixels", "top1": 0.959},
         {"dataset": "digits", "backbone": "majority", "top1": 0.1},
     ]
     curve = [{"epoch": "1", "train_loss": "4.1", "val_loss": "4.2", "learning_rate": "0.1", "num_images": "64"}]
@@ -150,7 +163,7 @@ def test_the_page_of_one_run_shows_what_there_is_and_judges_nothing(tmp_path):
     assert "training loss 4.00 to 2.00 over 3 epochs" in text
     assert text.count('<img src="data:image/png;base64,') == 3 and text.count('width="7" height="5"') == 3
     table = [cells(line) for line in to_markdown(content, "report.html").splitlines() if line.startswith("| mine")]
-    assert table[0][:5] == ["mine", "2000", "0.4600", "0.4100", "0.2000"]
+    assert table[0][:5] == ["mine", "2000", "0.4600", "0.4100", "0.3500"]
     captions = [block.caption for part in content.sections for block in part.blocks if hasattr(block, "caption")]
     assert len(captions) == 6 and all(caption.endswith("1 run, 1 seed.") for caption in captions)
 

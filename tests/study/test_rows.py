@@ -10,8 +10,9 @@ import pytest
 
 from headstart.errors import UserError
 from headstart.study import published, rows
+from headstart.study.claims.paper import DEFAULT, PRETRAINED, between
 from tests.ingest.hosts import Host, drop, refused_url
-from tests.study.runs import needs_paper
+from tests.study.runs import make, needs_paper
 
 HEADER = (
     "dataset,projector_init,projector_frozen,projector_hidden_dim,projector_out_dim,projector_activation,standardize,seed,"
@@ -80,7 +81,7 @@ def test_half_finished_runs_and_repetitions_are_left_out_and_named(tmp_path):
         LINE.replace("5.1,a", "5.1,same"),
         LINE.replace("0.9,5.1,a", "0.7,5.3,other"),
         LINE.replace("0.9,5.1,a", ",,half").replace("relu", "tanh"),
-        LINE.replace("relu,false,0", "relu,false,1").replace("5.1,a", "5.1,b"),
+        LINE.replace("relu,false,0", "relu,false,1").replace("5.1,a", "5.2,b"),
     ]
     kept = rows.finished(rows.read_csv(table(tmp_path, *lines)), "rows.csv")
     assert kept.runs["run"].tolist() == ["a", "b"]
@@ -95,16 +96,88 @@ def test_half_finished_runs_and_repetitions_are_left_out_and_named(tmp_path):
 
 def test_failed_runs_are_flagged_against_their_own_dataset_and_protocol(tmp_path):
     header = f"{HEADER},protocol"
-    lines = [f"{LINE.replace(',0,0.9', f',{seed},0.9')},p" for seed in range(4)]
+    lines = [f"{LINE.replace(',0,0.9,5.1', f',{seed},0.9,5.{seed}')},p" for seed in range(4)]
     lines.append(f"{LINE.replace(',0,0.9', ',4,0.71')},p")  # under 0.8 of the median 0.9
     lines.append(f"{LINE.replace(',0,0.9', ',5,0.73')},p")  # above it
     lines.append(f"{LINE.replace(',0,0.9,5.1', ',6,0.9,nan')},p")
-    lines += [f"{LINE.replace(',0,0.9', f',{seed},0.5')},q" for seed in range(3)]
+    lines += [f"{LINE.replace(',0,0.9,5.1', f',{seed},0.5,5.{seed}')},q" for seed in range(3)]
     kept = rows.finished(rows.read_csv(table(tmp_path, *lines, header=header)), "rows.csv")
     assert kept.runs["failed"].tolist() == [False] * 4 + [True, False, True] + [False] * 3
     assert kept.notes == ["The runs follow 2 protocols (recipes); runs are compared within one."]
     assert "10 runs, 1 dataset, 7 seeds. 2 failed" in rows.describe(kept)
     assert "2 of 10 random trainable" in rows.describe(kept)
+
+
+def test_seeds_that_repeat_each_other_to_the_last_bit_are_told_and_counted_once(tmp_path):
+    lines = [
+        LINE.replace(",0,0.9,5.1,a", f",{seed},0.9,{loss},seed{seed}") for seed, loss in enumerate((5.1, 5.1, 5.2))
+    ]
+    kept = rows.finished(rows.read_csv(table(tmp_path, *lines)), "rows.csv")
+    assert kept.runs["run"].tolist() == ["seed0", "seed2"]
+    assert kept.notes == ["Counted once, for another seed gave the very same numbers: 1 (seed1)."]
+    unknown = [LINE.replace(",0,0.9,5.1,a", f",{seed},0.9,,seed{seed}") for seed in range(3)]  # no loss: who knows
+    assert len(rows.finished(rows.read_csv(table(tmp_path, *unknown)), "rows.csv").runs) == 3
+
+
+@pytest.mark.parametrize("score", ["few5", "probe_few5"])
+def test_runs_are_judged_by_a_score_where_they_have_it(score):
+    runs = make(lambda row: 0.8)
+    runs["probe_few5"] = runs["probe_test_top1"] / 2
+    runs.loc[3, "probe_few5"] = float("nan")
+    judged = rows.judged_by(runs, score)
+    assert len(judged) == len(runs) - 1 and (judged["score"] == judged["probe_few5"]).all()
+    with pytest.raises(UserError, match=r"--score knn20: no run has it \(column probe_knn20\)"):
+        rows.judged_by(runs, "knn20")
+    with pytest.raises(UserError, match=r"--score few50: must be one of top1, few1, .* \(nearest: few5\)"):
+        rows.judged_by(runs, "few50")
+    with pytest.raises(UserError, match="--score train_loss: must be one of"):
+        rows.judged_by(runs, "train_loss")
+
+
+def rated(init: str, rate: float, seed: int, val: float) -> dict:
+    setting = {"projector_hidden_dim": 128, "projector_out_dim": 32, "projector_activation": "relu"}
+    setting |= {"projector_init": init, "projector_frozen": init == "autoencoder", "standardize": False}
+    losses = {"train_loss": 5 - val, "val_loss": 5 - val}
+    return (
+        setting
+        | losses
+        | {
+            **{"dataset": "digits", "seed": seed, "learning_rate": rate, "protocol": "p"},
+            **{
+                "probe_val_top1": val,
+                "probe_test_top1": val - 0.1,
+                "autoencoder": "ae" if init == "autoencoder" else "",
+            },
+        }
+    )
+
+
+def test_each_arm_is_compared_at_the_rate_that_validation_chooses():
+    best = {"random": 0.1, "autoencoder": 0.4}
+    records = [
+        rated(init, rate, seed, 0.8 - abs(rate - best[init]) + 0.01 * seed)
+        for init in best
+        for rate in (0.1, 0.2, 0.4)
+        for seed in range(3)
+    ]
+    runs = rows.finished(rows.to_rows(records, "x"), "x").runs
+    chosen, notes = rows.at_best_rate(runs)
+    assert len(chosen) == 6 and chosen["learning_rate"].isna().all()
+    assert notes == [
+        "Each arm at its best learning rate by validation accuracy: digits, autoencoder (frozen), relu: 0.4 of 0.1, "
+        "0.2, 0.4; digits, random (trainable), relu: 0.1 of 0.1, 0.2, 0.4."
+    ]
+    at_equal = between(runs, PRETRAINED, DEFAULT).pairs["difference"]
+    assert len(at_equal) == 9 and at_equal.max() - at_equal.min() > 50
+    pairs = between(chosen, PRETRAINED, DEFAULT).pairs
+    assert len(pairs) == 3 and pairs["difference"].tolist() == pytest.approx([0, 0, 0])
+    with pytest.raises(UserError, match="no arm has runs at several learning rates"):
+        rows.at_best_rate(runs[runs["learning_rate"] == 0.1])
+    with pytest.raises(UserError, match="no validation accuracy"):
+        rows.at_best_rate(runs.assign(probe_val_top1=float("nan")))
+    apart = runs[(runs["seed"] == 0) == (runs["learning_rate"] == 0.1)]
+    with pytest.raises(UserError, match="share no seed"):
+        rows.at_best_rate(apart)
 
 
 def test_no_finished_run_is_an_error(tmp_path):

@@ -56,21 +56,14 @@ def test_ten_thousand_draws_of_ten_thousand_rows_take_seconds():
     assert interval.high == pytest.approx(rows.mean() + 1.96 * error, abs=0.1 * error)
 
 
-def test_students_interval_is_that_of_the_cluster_means():
+def test_students_interval_and_p_are_those_of_the_cluster_means():
     means = VALUES.reshape(12, 5).mean(1)
     expected = scipy.stats.t.interval(0.95, 11, means.mean(), means.std(ddof=1) / 12**0.5)
-    interval = statistics.student_interval(VALUES, CLUSTERS)
+    interval, p = statistics.student(VALUES, CLUSTERS)
     assert (interval.low, interval.high) == pytest.approx(expected)
-
-
-def test_wilcoxons_p_is_the_share_of_sign_patterns_as_extreme():
-    values = np.array([0.3, -0.1, 0.7, 1.1, 0.2, -0.4, 2.0])
-    ranks = scipy.stats.rankdata(np.abs(values))
-    sums = [ranks[np.array(signs)].sum() for signs in itertools.product([True, False], repeat=7)]
-    centre = ranks.sum() / 2
-    observed = abs(ranks[values > 0].sum() - centre)
-    assert statistics.wilcoxon_p(values) == pytest.approx(np.mean(np.abs(np.array(sums) - centre) >= observed - 1e-9))
-    assert statistics.wilcoxon_p([0.0, 0.0]) == 1.0
+    assert p == pytest.approx(2 * scipy.stats.t.sf(abs(means.mean()) * 12**0.5 / means.std(ddof=1), 11))
+    same, p = statistics.student(np.ones(6), [0, 0, 1, 1, 2, 2])
+    assert (same.low, same.high) == (1.0, 1.0) and np.isnan(p)
 
 
 def test_holm_is_statsmodels():
@@ -78,10 +71,10 @@ def test_holm_is_statsmodels():
         assert statistics.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
-def enumerated(first, second, keys):
-    """The difference of bests for every exchange of partners, ties averaged."""
-    for exchanged in itertools.product([False, True], repeat=len(first)):
-        sides = []
+def enumerated(first, second, keys, clusters):
+    """The difference of bests for every exchange of the partners of whole clusters, ties averaged."""
+    for exchange in itertools.product([False, True], repeat=max(clusters) + 1):
+        exchanged, sides = [exchange[cluster] for cluster in clusters], []
         for own in (0, 1):
             pick = [own ^ swap for swap in exchanged]
             value = np.array([(first, second)[side][i] for i, side in enumerate(pick)])
@@ -94,17 +87,18 @@ def enumerated(first, second, keys):
 def test_the_best_of_two_grids_against_every_exchange_of_partners(by_validation):
     first, second = RANDOM.normal(0.3, 1, 9), RANDOM.normal(0, 1, 9)
     keys = (RANDOM.integers(0, 4, 9).astype(float), RANDOM.integers(0, 4, 9).astype(float))
-    best = statistics.best_of_grid(first, second, keys if by_validation else None)
-    differences = np.array(list(enumerated(first, second, keys if by_validation else (first, second))))
+    clusters = [0, 1, 2, 3, 4, 5, 6, 6, 0]
+    best = statistics.best_of_grid(first, second, clusters, keys if by_validation else None)
+    differences = np.array(list(enumerated(first, second, keys if by_validation else (first, second), clusters)))
     assert best.value == pytest.approx(differences[0])
     assert best.p == pytest.approx(np.mean(np.abs(differences) >= abs(differences[0]) - 1e-12), abs=0.02)
     assert best.null.mean() == pytest.approx(0, abs=0.05)
 
 
 def test_ties_on_validation_are_averaged_and_their_range_told():
-    best = statistics.best_of_grid([1.0, 4.0, 9.0], [2.0, 3.0, 8.0], ([0.5, 0.5, 0.1], [0.2, 0.7, 0.7]))
+    best = statistics.best_of_grid([1.0, 4.0, 9.0], [2.0, 3.0, 8.0], [0, 1, 2], ([0.5, 0.5, 0.1], [0.2, 0.7, 0.7]))
     assert (best.value, best.low, best.high) == (2.5 - 5.5, 1.0 - 8.0, 4.0 - 3.0)
-    plain = statistics.best_of_grid([1.0, 4.0, 9.0], [2.0, 3.0, 8.0])
+    plain = statistics.best_of_grid([1.0, 4.0, 9.0], [2.0, 3.0, 8.0], [0, 1, 2])
     assert (plain.value, plain.low, plain.high) == (1.0, 1.0, 1.0)
 
 

@@ -66,11 +66,13 @@ if stage == "train_simclr":
 if stage == "fit_probe":
     leave(f"models/probe/{dataset}", loss=loss)
     leave(f"metrics/probe/{dataset}", loss=loss)
+if stage == "fit_baselines":
+    leave(f"metrics/baselines/{dataset}", seed=seed)
 if stage == "report":
     table = {key: {"digits": loss / 20} for key in ("top1", "val_top1", "train_loss", "val_loss")}
     Path("metrics/metrics.json").write_text(json.dumps(table))
     frozen = head["init"] != "random" if head["freeze"] == "auto" else head["freeze"]
-    needs = head["init"] in ("autoencoder", "random_matched", "autoencoder_permuted")
+    needs = head["init"].startswith("autoencoder") or head["init"] == "random_matched"
     facts = {"digits": {"projector_frozen": frozen, "needs_autoencoder": needs, "precision": "fp32"}}
     made_with = {}
     for file in Path("metrics/used").glob("*/*.json"):

@@ -1,6 +1,8 @@
-"""Judge the claims C1 to C8 on runs, and print the verdicts with their numbers."""
+"""Judge the claims C1 to C9 on runs, and print the verdicts with their numbers."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import pandas as pd
 from headstart.errors import UserError
 from headstart.run import files, paths
 from headstart.study import claims, published, rows, tables
+from headstart.study.claims import sensitivity
+from headstart.study.claims.verdict import MARGIN
 from headstart.study.experiments import read_dvc, tracked_rows
+from headstart.sweep.grid import ENDPOINT, read_grid
 
 SOURCES = {
     "published": "the paper's published runs",
@@ -20,19 +25,47 @@ SOURCES = {
 
 def compare(options: argparse.Namespace) -> None:
     """Print the answers; raises UserError where nothing can be computed."""
-    if not options.margin > 0:
-        raise UserError(f"--margin {options.margin:g}: must be above 0 (accuracy points)")
+    score, margin, said = endpoint(options, [options.rows])
     runs, notes = read(options.rows, options.published_dir)
     if options.save_rows:
         files.write_text(options.save_rows, rows.to_csv(runs))
     source = SOURCES.get(options.rows, options.rows)
     table = rows.finished(runs, source)
-    answers = claims.evaluate(table.runs, options.claim, options.margin)
+    if options.best_learning_rate:
+        chosen, said_of = rows.at_best_rate(table.runs)
+        table = replace(table, runs=chosen, notes=[*table.notes, *said_of])
+    answers = claims.evaluate(table.runs, options.claim, margin, score)
     if not any(answer.everything.effects for answer in answers):
         reasons = " ".join(f"{answer.claim}: {answer.everything.reason}" for answer in answers)
         raise UserError(f"{source}: nothing can be computed. {reasons}")
-    intro = [f"Claims on {source}", rows.describe(table), *notes, *table.notes]
-    print(tables.FORMATS[options.format](answers, intro), end="")
+    intro = [f"Claims on {source}", said, rows.describe(table), *notes, *table.notes]
+    judged = rows.judged_by(table.runs, score)
+    found = sensitivity.assays(judged, score, margin), sensitivity.signs_of_failure(judged, margin)
+    print(tables.FORMATS[options.format](answers, intro, *found), end="")
+
+
+def endpoint(options: argparse.Namespace, sources: Sequence[str]) -> tuple[str, float, str]:
+    """Return the score and the margin that runs are judged by, and a sentence that says so.
+
+    Those of --score and --margin; where they are left out, what the grid of the rows says, if all rows are of one.
+    """
+    if options.margin is not None and not options.margin > 0:
+        raise UserError(f"--margin {options.margin:g}: must be above 0 (points of the score)")
+    grids = {grid_of(source) for source in sources}
+    path = grids.pop() if len(grids) == 1 else None
+    grid = read_grid(path) if path else None
+    score = options.score or (grid.endpoint if grid else ENDPOINT)
+    margin = options.margin or (grid.margins.get(score, MARGIN) if grid else MARGIN)
+    by = f", as {path} says" if path and not (options.score or options.margin) else ""
+    points = f"{margin:g} {'point' if margin == 1 else 'points'}"
+    return score, float(margin), f"Judged by {score}; a difference below {points} does not matter{by}."
+
+
+def grid_of(source: str) -> Path | None:
+    """Return the file of the grid whose committed rows a source is, or None."""
+    path = Path(source)
+    grid = path.parent.parent / f"{path.stem}.yaml"
+    return grid if path.suffix == ".csv" and path.parent.name == "results" and grid.is_file() else None
 
 
 def read_mlflow() -> list[dict[str, Any]]:

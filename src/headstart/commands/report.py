@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from headstart.commands.compare import SOURCES, read
+from headstart.commands.compare import SOURCES, endpoint, read
 from headstart.errors import UserError
 from headstart.run import files, paths
 from headstart.study import claims, curves, figures, gradients, page, rows
@@ -20,13 +21,12 @@ from headstart.study.writing import counted
 
 def report(options: argparse.Namespace) -> None:
     """Write the page and say where; raises UserError where there is no finished run or a row is not of the schema."""
-    if not options.margin > 0:
-        raise UserError(f"--margin {options.margin:g}: must be above 0 (accuracy points)")
     out: Path = options.out
     if out.suffix != ".html":
         raise UserError(f"--out {out}: must end in .html")
     sources = list(dict.fromkeys(options.rows or ["dvc"]))
-    tables, notes = [], []
+    score, margin, judged_by = endpoint(options, sources)
+    tables, notes = [], [judged_by]
     for source in sources:
         table, said = read(source, options.published_dir, workspace=True)
         tables.append(table)
@@ -34,11 +34,13 @@ def report(options: argparse.Namespace) -> None:
     name = " and ".join(SOURCES.get(source, Path(source).name) for source in sources)
     data = rows.finished(pd.concat(tables, ignore_index=True), name)
     own = "dvc" in sources
+    runs = rows.judged_by(data.runs, score)
     content = comparison(
-        data,
-        claims.evaluate(data.runs, options.claim, options.margin),
+        replace(data, runs=runs),
+        claims.evaluate(data.runs, options.claim, margin, score),
         source=name,
-        margin=options.margin,
+        score=score,
+        margin=margin,
         notes=notes,
         pictures=workspace_pictures() if own else [],
         **(_measured(data.runs) if own else {}),

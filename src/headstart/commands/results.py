@@ -8,6 +8,8 @@ from headstart.errors import UserError
 from headstart.run.files import write_text
 from headstart.run.stage import say
 from headstart.study import claims, gains, means, rows, tables
+from headstart.study.claims import sensitivity
+from headstart.study.claims.verdict import MARGIN
 from headstart.sweep.grid import Grid, read_grid
 
 OUT = Path("docs/results")
@@ -30,9 +32,8 @@ def _page(grid: Grid, file: Path) -> str:
     made = "Made by `make results` of [the rows](../../" + f"{file.as_posix()}): {'; '.join(table.attrs['comments'])}."
     parts = [f"# {grid.name}", grid.description, f"{made} {rows.describe(runs)}", rows.against_untrained(runs.runs)]
     parts = [part for part in (*parts, *runs.notes) if part]
-    if chosen := grid.results.get("claims"):
-        answers = claims.evaluate(runs.runs, chosen)
-        parts += ["## Claims", tables.brief(answers), tables.UNITS]
+    for score in dict.fromkeys([grid.endpoint, *grid.margins]):
+        parts += _judged(grid, runs, score)
     number = 0
     for make, key in ((_gains, "gains"), (_means, "means")):
         for options in grid.results.get(key, []):
@@ -41,10 +42,22 @@ def _page(grid: Grid, file: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _judged(grid: Grid, runs: rows.Table, score: str) -> list[str]:
+    """Whether the runs can tell by a score, and their verdicts; the endpoint comes first."""
+    margin = grid.margins.get(score, MARGIN)
+    judged = rows.judged_by(runs.runs, score)
+    able, signs = sensitivity.assays(judged, score, margin), sensitivity.signs_of_failure(judged, margin)
+    title = f"## Judged by {score}{', the endpoint' if score == grid.endpoint else ''}, margin {margin:g} points"
+    parts = [title, *tables.sensitivity(able, signs, depth=3)]
+    if chosen := grid.results.get("claims"):
+        parts += ["### Claims", tables.brief(claims.evaluate(runs.runs, chosen, margin, score)), tables.UNITS]
+    return parts
+
+
 def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: str) -> list[str]:
     of, against = options.get("of", gains.ARM), options.get("against", gains.BASELINE)
     by = gains.names(options.get("by", ""))
-    score = options.get("score", gains.SCORE)
+    score = options.get("score", grid.endpoint)
     table = gains.gains(runs.runs, of, against, by, score)
     what = f"{score}: {of} against {against}" + (f", by {', '.join(by)}" if by else "")
     write_text(OUT / f"{figure}.svg", gains.drawing(table, against, f"{grid.name}, {score}"))

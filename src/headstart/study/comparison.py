@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from headstart.study import figures, rows, sections, tables, writing
-from headstart.study.claims import Answer
-from headstart.study.claims.verdict import REFUTED, SUPPORTED, Verdict
+from headstart.study.claims import Answer, sensitivity
+from headstart.study.claims.verdict import CANNOT_TELL, REFUTED, SUPPORTED, Verdict
 from headstart.study.lines import Line
 from headstart.study.page import Block, Chip, Chips, Column, Details, Page, Picture, Points, Section, Table, Text, table
 
@@ -22,6 +22,7 @@ def comparison(
     answers: Sequence[Answer],
     *,
     source: str,
+    score: str,
     margin: float,
     notes: Sequence[str] = (),
     curves: Sequence[Line] = (),
@@ -37,6 +38,7 @@ def comparison(
     found = sections.measured(curves, flows, figures.arm_names(runs))
     shown = sections.pictured(pictures, NOTHING)
     blocks = {
+        "sensitivity": _sensitivity(runs, score, margin),
         "verdicts": _verdicts(answers),
         "maps": _maps(runs),
         "distribution": (figures.distribution(runs),),
@@ -59,6 +61,30 @@ def _lead(data: rows.Table, answers: Sequence[Answer]) -> str:
     words = {verdict: sum(answer.everything.verdict == verdict for answer in answers) for verdict in tables.VERDICTS}
     counts = ", ".join(f"{number} {verdict}" for verdict, number in words.items())
     return f"{rows.describe(data)} Of {len(answers)} claims: {counts}."
+
+
+# ---- whether these runs can tell -----------------------------------------------------------------------------------
+
+
+def _sensitivity(runs: pd.DataFrame, score: str, margin: float) -> tuple[Block, ...]:
+    able = sensitivity.assays(runs, score, margin)
+    words = {True: Chip("these runs can tell", "yes"), False: Chip(CANNOT_TELL, "no"), None: Chip("unknown", "open")}
+    heads, cells = tables.assay_table(able)
+    columns = tuple(Column(title, title not in ("dataset", "score", "SimCLR is")) for title in heads)
+    signs = sensitivity.signs_of_failure(runs, margin)
+    return (
+        *(block for assay in able for block in (Chips((words[assay.passes],)), Text(assay.reason))),
+        Table(
+            "sensitivity-table",
+            f"SimCLR minus what needs no training, in points of {score}, with 95 % intervals; the A/A pair is the "
+            f"autoencoder's layer minus itself with its columns permuted, which is nothing but noise. "
+            f"{figures.stands_on(runs)}",
+            columns,
+            tuple(map(tuple, cells)),
+        ),
+        Text("Signs of failure, the paper's three:"),
+        Points(tuple(f"{'Yes: ' if there else ''}{words}" for there, words in signs)),
+    )
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ WORKSPACE = "workspace"  # what DVC calls it
 _NO_PROTOCOL = (
     *("projector", "seed", "data.standardize", "autoencoder", "diagnostics", "simclr.monitor_epochs"),
     *("data.skip_unreadable", "block.path", "block.archives"),
+    "simclr.learning_rate",  # a column of its own
     *("probe.few_labels", "probe.few_shares", "probe.few_draws", "probe.layers", "probe.finetune_epochs"),
 )
 _PROTOCOL_STAGES = ("prepare", "train_simclr", "fit_probe")

@@ -15,6 +15,7 @@ from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, Verdict, deciding, hull
 from headstart.study.gains import with_arm
 from headstart.study.page import Figure
+from headstart.study.rows import SCORE
 from headstart.study.writing import counted
 
 MEAN = "mean of datasets"
@@ -27,10 +28,10 @@ def arm_names(runs: pd.DataFrame) -> list[str]:
 
 
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with `arm`, `percent` (test accuracy) and `group`: dataset, and protocol where it has several."""
+    """Return the runs with `arm`, `percent` (their score) and `group`: dataset, and protocol where it has several."""
     protocols = runs.groupby("dataset")["protocol"].transform("nunique")
     group = runs["dataset"].where(protocols == 1, runs["dataset"] + " " + runs["protocol"])
-    return with_arm(runs).assign(group=group, percent=100 * runs["probe_test_top1"])
+    return with_arm(runs).assign(group=group, percent=100 * runs[SCORE])
 
 
 def stands_on(runs: pd.DataFrame) -> str:
@@ -54,8 +55,8 @@ def effects(answer: Answer, margin: float) -> Figure | None:
     overall = [next(row for row in means if row.contrast == name) for name in names]
     seeds = max(row.num_seeds for row in overall)
     caption = (
-        "Paired differences in accuracy points with 95 % intervals: overall the widest of pairs, autoencoders, seeds "
-        f"(it decides), per dataset the bootstrap over pairs. The grey band is the margin of ±{margin:g}. "
+        f"Paired differences in points of {answer.score} with 95 % intervals, the widest of pairs, autoencoders and "
+        f"seeds; that over all datasets decides. The grey band is the margin of ±{margin:g}. "
     )
     if rest is not None:
         caption += "Open marks: without failed runs. "
@@ -77,13 +78,12 @@ def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, marg
 
 
 def _estimates(verdict: Verdict, contrast: str, **look: Any) -> dict[str, forest.Estimate]:
-    """Dataset (ALL first) -> a contrast's paired mean; the widest bounds of all datasets."""
+    """Dataset (ALL first) -> a contrast's paired mean with the widest bounds."""
     own = [row for row in verdict.effects if (row.contrast, row.measure) == (contrast, PAIRED_MEAN)]
     if not own:
         return {}
-    overall = {ALL: forest.Estimate(own[0].value, *hull(own, contrast), **look)}
-    single = {row.dataset: forest.Estimate(row.value, row.low, row.high, **look) for row in own if row.dataset != ALL}
-    return overall | single
+    values = {row.dataset: row.value for row in own}
+    return {name: forest.Estimate(value, *hull(own, contrast, name), **look) for name, value in values.items()}
 
 
 # ---- heat maps -------------------------------------------------------------------------------------------------------

@@ -12,16 +12,15 @@ from headstart.study import forest, svg, writing
 from headstart.study.claims.contrasts import Contrast, arm_name, match, paired_effects
 from headstart.study.claims.paper import DEFAULT
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, hull
-from headstart.study.metrics import is_share
-from headstart.study.rows import COLUMNS
+from headstart.study.rows import COLUMNS, SCORE, judged_by
 
 ARM = "arm"  # the initialisation and whether it is frozen, as one factor
 BASELINE = arm_name(*DEFAULT)
-SCORE = "probe_test_top1"
+TOP1 = "top1"
 
 
 def gains(
-    runs: pd.DataFrame, of: str = ARM, against: str = BASELINE, by: Sequence[str] = (), score: str = SCORE
+    runs: pd.DataFrame, of: str = ARM, against: str = BASELINE, by: Sequence[str] = (), score: str = TOP1
 ) -> pd.DataFrame:
     """Return a row per dataset, values of the columns `by`, and level of the factor `of` but `against`.
 
@@ -35,10 +34,7 @@ def gains(
     for name in (of, *by):
         if name not in table.columns:
             raise UserError(f"{name}: no column of the rows{nearest(name, [ARM, *COLUMNS])}")
-    if not is_share(score) or table[score].isna().all():
-        known = [name for name in COLUMNS if is_share(name)]
-        raise UserError(f"{score}: the rows hold no such score{nearest(score, known)}")
-    table = table.assign(level=table[of].astype(str), **{SCORE: table[score]}).dropna(subset=[SCORE])
+    table = judged_by(table.assign(level=table[of].astype(str)), score)
     if against not in set(table["level"]):
         raise UserError(f"{against}: no run has it as {of}; they have {', '.join(sorted(set(table['level'])))}")
     baseline, varied = table[table["level"] == against], [] if of == ARM else [of]
@@ -74,8 +70,7 @@ def with_arm(runs: pd.DataFrame) -> pd.DataFrame:
 def _gain(contrast: Contrast) -> dict[str, Any]:
     effects = paired_effects(contrast)
     main = next(row for row in effects if (row.measure, row.dataset) == (PAIRED_MEAN, ALL))
-    # the bounds of a single pair are no interval
-    low, high = hull(effects, contrast.name) if main.num_pairs > 1 else (math.nan, math.nan)
+    low, high = hull(effects, contrast.name)
     means = {side: 100 * contrast.pairs[f"{SCORE}_{side}"].mean() for side in ("first", "second")}
     bounds = {"gain": main.value, "low": low, "high": high}
     return {**means, **bounds, "num_pairs": main.num_pairs, "num_seeds": main.num_seeds}
@@ -87,8 +82,8 @@ def markdown(table: pd.DataFrame, of: str, against: str) -> str:
     heads = [*keys, of, "accuracy, %", f"{against}, %", "gain, points", "pairs"]
     lines = []
     for row in table.to_dict("records"):
-        single = " one pair: no interval" if math.isnan(row["low"]) else ""
-        gain = writing.span(row["gain"], row["low"], row["high"]) + single
+        gain = writing.span(row["gain"], row["low"], row["high"])
+        gain += " no interval" if math.isnan(row["low"]) else ""
         numbers = [f"{row['first']:.2f}", f"{row['second']:.2f}", gain, str(row["num_pairs"])]
         lines.append([*(_word(row[key]) for key in keys), row["level"], *numbers])
     return f"{writing.markdown(heads, lines)}\n\n{stands_on(table)}\n"

@@ -58,7 +58,7 @@ SCORES = {
     **{name: f"probe_{name}" for name in ("few1", "few5", "few10", "knn20", "knn200")},
 }
 # What no training precedes: batch norm as it is initialised, with statistics of train images, and no network at all
-BASELINES = {"untrained": "untrained", "calibrated": "untrained, calibrated", "pixels": "raw pixels"}
+BASELINES = {"untrained": "untrained", "calibrated": "calibrated", "pixels": "raw pixels"}
 
 _TOP1 = _probe("top1", "top-1", column="probe_test_top1", watched=True)
 _FEW5 = _probe("few5", "5 labels per class", column="probe_few5", watched=True)
@@ -84,7 +84,7 @@ _ECE = _probe("ece", "calibration error", column="probe_ece", shown=True)
 METRICS = (
     _TOP1,
     _baseline(_TOP1, title="untrained", watched=True),
-    _baseline(_TOP1, "calibrated", title="untrained, calibrated", shown=True),
+    _baseline(_TOP1, "calibrated", title="calibrated", shown=True),
     _baseline(_TOP1, "pixels", title="raw pixels", shown=True),
     Metric("top1_majority", "majority", at="baselines.majority.top1", watched=True),
     _FEW5,

@@ -18,6 +18,7 @@ from headstart.knobs import Range, nearest
 from headstart.study import metrics
 from headstart.study.writing import counted
 
+SCORE = "score"  # the column that runs are compared by: a copy of one of metrics.SCORES
 FAILED_SHARE = 0.8  # of the median accuracy of the dataset and protocol; below it a run has failed
 
 
@@ -100,7 +101,7 @@ _LOSSES = ("train_loss", "val_loss")
 # Runs are compared that are equal in MATCHED; init, freezing and autoencoder tell them apart.
 MATCHED = [name for name, column in COLUMNS.items() if column.needed and not name.startswith("projector_init")]
 MATCHED = [name for name in MATCHED if name != "projector_frozen"] + ["protocol"]
-MATCHED += ["projector_num_layers", "projector_position", "projector_norm"]
+MATCHED += ["learning_rate", "projector_num_layers", "projector_position", "projector_norm"]
 RUN_KEY = [*MATCHED, "projector_init", "projector_frozen", "autoencoder"]
 
 
@@ -188,17 +189,77 @@ def finished(rows: pd.DataFrame, source: str) -> Table:
         notes.append(
             f"Left out, another run has the configuration, with another result: {_names(runs[again & ~equal])}."
         )
-    runs = runs[~again].reset_index(drop=True)
+    runs = runs[~again]
+    same = _equal_seeds(runs)
+    if same.any():
+        notes.append(f"Counted once, for another seed gave the very same numbers: {_names(runs[same])}.")
+    runs = runs[~same].reset_index(drop=True)
     if runs.empty:
         raise UserError(f"{source}: no finished run ({counted(len(rows), 'row')} read)")
     runs["failed"] = _failed(runs)
+    runs[SCORE] = runs["probe_test_top1"]
     protocols = runs["protocol"].nunique()
-    mixed = runs[runs["precision"] != ""].groupby(MATCHED)["precision"].nunique()
+    mixed = runs[runs["precision"] != ""].groupby(MATCHED, dropna=False)["precision"].nunique()
     if (mixed > 1).any():
         notes.append(f"In {counted(int((mixed > 1).sum()), 'setting')} pairs mix precisions (column `precision`).")
     if protocols > 1:
         notes.append(f"The runs follow {protocols} protocols (recipes); runs are compared within one.")
     return Table(runs, notes)
+
+
+def judged_by(runs: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Return the finished runs that have a score, their column SCORE set to it.
+
+    score: a name of metrics.SCORES, or a column that holds fractions. Raises UserError for another one, and where no
+    run has it.
+    """
+    column = metrics.SCORES.get(score, score)
+    if column not in COLUMNS or not metrics.is_share(column):
+        raise UserError(f"--score {score}: must be one of {', '.join(metrics.SCORES)}{nearest(score, metrics.SCORES)}")
+    known = runs[runs[column].notna()]
+    if known.empty:
+        raise UserError(f"--score {score}: no run has it (column {column}); re-run with a probe that gives it")
+    return known.assign(**{SCORE: known[column]})
+
+
+def at_best_rate(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return each arm's runs at its own best learning rate, and in a sentence per setting which that is.
+
+    An arm may lose only because its rate does not suit it. The best is that of the highest mean validation accuracy
+    over the seeds that all rates of a setting have (all of MATCHED but rate and seed, and the arm); of equals, the
+    lower. The runs' `learning_rate` becomes NaN, so that arms match whose rates differ. Raises UserError where no
+    setting has several rates, or a run has no validation accuracy.
+    """
+    if runs["probe_val_top1"].isna().any():
+        raise UserError("--best-learning-rate: some runs have no validation accuracy to choose a rate by")
+    keys = [*(name for name in MATCHED if name not in ("learning_rate", "seed")), "projector_init", "projector_frozen"]
+    kept, words, several = [], [], False
+    for _, setting in runs.groupby([*keys, "autoencoder"], dropna=False, sort=True):
+        rates = setting["learning_rate"].nunique()
+        several |= rates > 1
+        seeds = setting.groupby("seed")["learning_rate"].nunique()
+        shared = setting[setting["seed"].isin(seeds.index[seeds == rates])]
+        if shared.empty:
+            raise UserError("--best-learning-rate: the rates of a setting share no seed")
+        means = shared.groupby("learning_rate")["probe_val_top1"].mean()
+        best = float(means.idxmax())
+        kept.append(setting[setting["learning_rate"] == best])
+        one = setting.iloc[0]
+        words.append(
+            f"{one['dataset']}, {one['projector_init']} ({'frozen' if one['projector_frozen'] else 'trainable'}), "
+            f"{one['projector_activation']}: {best:g} of {', '.join(f'{rate:g}' for rate in means.index)}"
+        )
+    if not several:
+        raise UserError("--best-learning-rate: no arm has runs at several learning rates")
+    chosen = pd.concat(kept).sort_index().assign(learning_rate=math.nan)
+    return chosen, [f"Each arm at its best learning rate by validation accuracy: {'; '.join(words)}."]
+
+
+def _equal_seeds(runs: pd.DataFrame) -> pd.Series:
+    """Which runs repeat another one of the same settings, to the last bit, under another seed: no second sample."""
+    keys = [name for name in RUN_KEY if name != "seed"]
+    known = runs["train_loss"].notna() & (runs["train_loss"].abs() < math.inf)
+    return known & runs.duplicated([*keys, "probe_test_top1", *_LOSSES])
 
 
 def describe(table: Table) -> str:

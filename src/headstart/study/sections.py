@@ -21,6 +21,7 @@ TO_COMPARE = (
 SECTIONS = {
     "result": ("Result", "Result"),
     "transfer": ("Other datasets", "Transfer"),
+    "sensitivity": ("Can these runs tell?", "Sensitivity"),
     "verdicts": ("Verdicts", "Verdicts"),  # a section per claim follows
     "maps": ("Accuracy by width and activation", "Widths"),
     "distribution": ("Accuracy by initialisation", "Distribution"),

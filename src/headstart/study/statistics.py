@@ -59,32 +59,25 @@ def bootstrap_interval(differences: ArrayLike, clusters: ArrayLike | None = None
     return _percentiles(bootstrap_means(differences, clusters))
 
 
-def student_interval(differences: ArrayLike, clusters: ArrayLike) -> Interval:
-    """Return Student's interval of the mean of cluster means: where clusters are few a bootstrap is too narrow.
+def student(differences: ArrayLike, clusters: ArrayLike) -> tuple[Interval, float]:
+    """Return Student's interval of the mean of cluster means and the two-sided p of zero.
 
-    Needs at least two clusters.
+    Where clusters are few a bootstrap is too narrow. Needs at least two clusters; p is NaN where all means are equal.
     """
     from scipy.stats import ttest_1samp
 
     means = cluster_means(differences, clusters)
     if np.allclose(means, means[0], rtol=1e-9, atol=1e-12):  # scipy warns of them
-        return Interval(float(means.mean()), float(means.mean()))
-    bounds = ttest_1samp(means, 0.0).confidence_interval(LEVEL)
-    return Interval(float(bounds.low), float(bounds.high))
+        return Interval(float(means.mean()), float(means.mean())), float("nan")
+    found = ttest_1samp(means, 0.0)
+    bounds = found.confidence_interval(LEVEL)
+    return Interval(float(bounds.low), float(bounds.high)), float(found.pvalue)
 
 
 def cluster_means(differences: ArrayLike, clusters: ArrayLike) -> np.ndarray:
     """Return the mean of each cluster, clusters in sorted order."""
     index = np.unique(np.asarray(clusters), return_inverse=True)[1]
     return np.bincount(index, np.asarray(differences, dtype=np.float64)) / np.bincount(index)
-
-
-def wilcoxon_p(differences: ArrayLike) -> float:
-    """Return the two-sided p of Wilcoxon's signed-rank test; 1 where no difference differs from zero."""
-    from scipy.stats import wilcoxon
-
-    values = np.asarray(differences, dtype=np.float64)
-    return float(wilcoxon(values).pvalue) if np.any(values != 0) else 1.0
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -100,23 +93,29 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
 
 def best_of_grid(
-    first: ArrayLike, second: ArrayLike, chosen_by: tuple[ArrayLike, ArrayLike] | None = None, draws: int = DRAWS
+    first: ArrayLike,
+    second: ArrayLike,
+    clusters: ArrayLike,
+    chosen_by: tuple[ArrayLike, ArrayLike] | None = None,
+    draws: int = DRAWS,
 ) -> Best:
-    """Return max(first) - max(second), of matched values, with the p of exchanging the partners of pairs.
+    """Return max(first) - max(second), of matched values, with the p of exchanging the partners of whole clusters.
 
     chosen_by: the values (first's, second's) by whose maximum the run is chosen in place of its own, such as validation
     accuracies; runs that tie are averaged, and `low` to `high` is what breaking ties would make of the difference.
-    `null` are the (draws,) differences after exchanging the partners of each pair with probability 1/2; p is two-sided.
+    `null` are the (draws,) differences after exchanging the partners of each cluster with probability 1/2; p is
+    two-sided, and of three clusters never below 1/4.
     """
     values = np.stack([np.asarray(part, dtype=np.float64) for part in (first, second)])
     keys = values if chosen_by is None else np.stack([np.asarray(part, dtype=np.float64) for part in chosen_by])
     best = [values[side][keys[side] == keys[side].max()] for side in (0, 1)]
     value = best[0].mean() - best[1].mean()
+    index = np.unique(np.asarray(clusters), return_inverse=True)[1]
     random = np.random.default_rng(SEED)
     null = np.empty(draws)
     step = max(1, _CHUNK // (4 * values.shape[1]))
     for start in range(0, draws, step):
-        exchanged = random.random((min(step, draws - start), values.shape[1])) < 0.5
+        exchanged = (random.random((min(step, draws - start), index.max() + 1)) < 0.5)[:, index]
         means = []
         for own, other in ((0, 1), (1, 0)):
             key = np.where(exchanged, keys[other], keys[own])

@@ -9,8 +9,10 @@ from typing import Any
 
 from headstart.study import writing
 from headstart.study.claims import Answer
+from headstart.study.claims.sensitivity import Assay
 from headstart.study.claims.verdict import (
     ALL,
+    CANNOT_TELL,
     PAIRED_MEAN,
     REFUTED,
     SUPPORTED,
@@ -19,9 +21,13 @@ from headstart.study.claims.verdict import (
     Verdict,
     deciding,
     hull,
+    outcome,
 )
+from headstart.study.metrics import BASELINES
 
-VERDICTS = (SUPPORTED, REFUTED, UNDECIDED)
+Signs = Sequence[tuple[bool, str]]  # of claims.sensitivity.signs_of_failure
+
+VERDICTS = (SUPPORTED, REFUTED, UNDECIDED, CANNOT_TELL)
 
 _blank = partial(writing.number, unknown="")
 # heading, and how an Effect's cell reads; columns without any content are left out
@@ -44,16 +50,18 @@ _COLUMNS: dict[str, Callable[[Effect], str]] = {
 }
 UNITS = (
     "Differences are accuracy points (percent of the test images); intervals hold 95 %, bootstraps 10,000 draws; "
-    "p of paired means: Wilcoxon's signed-rank test, Holm over datasets; p of best runs: exchanging partners of pairs."
+    "none stands on fewer than three pairs, nor on two seeds or two autoencoders. p of paired means: Student's t of "
+    "the means of seeds or autoencoders, Holm over datasets; p of best runs: exchanging the partners of whole seeds or "
+    "autoencoders."
 )
 
 
-def markdown(answers: Sequence[Answer], intro: Sequence[str]) -> str:
-    """Return a section per claim: verdicts, reasons, what would decide it, and the table of numbers.
+def markdown(answers: Sequence[Answer], intro: Sequence[str], able: Sequence[Assay], signs: Signs) -> str:
+    """Return whether the runs can tell, and a section per claim: verdicts, reasons, what would decide it, all numbers.
 
-    intro: a title and what to say of the rows.
+    intro: a title and what to say of the rows; able, signs: of claims.sensitivity.
     """
-    lines = [f"# {intro[0]}", *intro[1:], UNITS]
+    lines = [f"# {intro[0]}", *intro[1:], UNITS, *sensitivity(able, signs)]
     for answer in answers:
         lines.append(f"## {answer.claim} · {answer.statement}")
         for runs, verdict in answer.verdicts:
@@ -68,27 +76,62 @@ def markdown(answers: Sequence[Answer], intro: Sequence[str]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def sensitivity(able: Sequence[Assay], signs: Signs, depth: int = 2) -> list[str]:
+    """Return in Markdown whether the runs can tell, and the paper's signs of failure; depth: of the heading."""
+    words = {True: "yes", False: "no", None: "unknown"}
+    return [
+        f"{'#' * depth} Can these runs tell?",
+        *(f"**{words[assay.passes]}** {assay.reason}" for assay in able),
+        writing.markdown(*assay_table(able), numeric=()),
+        "Signs of failure, the paper's three:",
+        "\n".join(f"- {'**yes:** ' if there else ''}{words}" for there, words in signs),
+    ]
+
+
+def assay_table(able: Sequence[Assay]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows: SimCLR, what needs no training, the differences with intervals, and the A/A pair."""
+    titles = list(BASELINES.values())
+    heads = ["dataset", "score", "SimCLR is", "SimCLR, %", *(f"{title}, %" for title in titles)]
+    heads += [*(f"SimCLR minus {title}" for title in titles), "A/A pair"]
+    rows = []
+    for assay in able:
+        levels = [_blank(100 * gain.level, ".2f") or writing.UNKNOWN for gain in assay.gains]
+        gains = [_interval(gain.value, gain.low, gain.high) for gain in assay.gains]
+        noise = assay.noise
+        pair = _interval(noise.value, noise.low, noise.high) if noise else writing.UNKNOWN
+        rows.append([assay.dataset, assay.score, assay.arm, f"{100 * assay.level:.2f}", *levels, *gains, pair])
+    return heads, rows
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    if math.isnan(value):
+        return writing.UNKNOWN
+    return writing.span(value, low, high) + (" no interval" if math.isnan(low) else "")
+
+
 def brief(answers: Sequence[Answer]) -> str:
     """Return a table with a line per claim: the verdicts with and without failed runs, and what the first rests on."""
     records = []
     for answer in answers:
         words = "; ".join(f"{runs}: {headline(own)}" for runs, own in answer.verdicts)
-        numbers = "<br>".join(_span(answer.everything, name) for name in deciding(answer.everything))
+        numbers = "<br>".join(_span(answer, name) for name in deciding(answer.everything))
         claim = f"{answer.claim}: {answer.statement}"
         records.append((claim, words.removeprefix("all runs: "), numbers or answer.everything.reason))
     return writing.markdown(["claim", "verdict", "points, with the interval that decides"], records, numeric=())
 
 
-def _span(verdict: Verdict, contrast: str) -> str:
-    wanted = (contrast, PAIRED_MEAN, ALL)
-    row = next(row for row in verdict.effects if (row.contrast, row.measure, row.dataset) == wanted)
-    low, high = hull(verdict.effects, contrast)
-    return f"{contrast}: {writing.span(row.value, low, high)}, {row.num_pairs} pairs"
+def _span(answer: Answer, contrast: str) -> str:
+    effects, wanted = answer.everything.effects, (contrast, PAIRED_MEAN, ALL)
+    row = next(row for row in effects if (row.contrast, row.measure, row.dataset) == wanted)
+    low, high = hull(effects, contrast)
+    words = f"{contrast}: {_interval(row.value, low, high)}, {writing.counted(row.num_pairs, 'pair')}"
+    return f"{words}: {outcome(low, high, answer.margin)}"
 
 
-def latex(answers: Sequence[Answer], intro: Sequence[str]) -> str:
-    """Return a booktabs table per claim and set of runs, with the verdict as its caption."""
-    parts = [f"% {line}" for line in (*intro, UNITS)]
+def latex(answers: Sequence[Answer], intro: Sequence[str], able: Sequence[Assay], signs: Signs) -> str:
+    """Return a booktabs table of whether the runs can tell, and one per claim and set of runs."""
+    parts = [f"% {line}" for line in (*intro, UNITS, *(words for _, words in signs))]
+    parts.append(writing.latex(*assay_table(able), caption=" ".join(assay.reason for assay in able)))
     for answer in answers:
         for runs, verdict in answer.verdicts:
             title = f"{answer.claim}: {answer.statement}. {headline(verdict)} ({runs}). {verdict.reason}"
@@ -99,7 +142,7 @@ def latex(answers: Sequence[Answer], intro: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def csv(answers: Sequence[Answer], intro: Sequence[str]) -> str:
+def csv(answers: Sequence[Answer], intro: Sequence[str], able: Sequence[Assay], signs: Signs) -> str:
     """Return a line per number at full precision; a verdict without numbers is one line with its reason as the note."""
     names = [field.name for field in fields(Effect)]
     lines = [
@@ -111,22 +154,35 @@ def csv(answers: Sequence[Answer], intro: Sequence[str]) -> str:
     return writing.csv(["claim", "over", "verdict", "points_to", *names], lines)
 
 
-def as_json(answers: Sequence[Answer], intro: Sequence[str]) -> str:
+def as_json(answers: Sequence[Answer], intro: Sequence[str], able: Sequence[Assay], signs: Signs) -> str:
     """Return everything as one JSON object; unknown numbers are null."""
     claims = [
         {
             "claim": answer.claim,
             "statement": answer.statement,
+            "score": answer.score,
+            "margin": answer.margin,
             "verdicts": {runs: asdict(verdict) for runs, verdict in answer.verdicts},
         }
         for answer in answers
     ]
-    return json.dumps(_finite({"notes": [*intro, UNITS], "claims": claims}), indent=1, allow_nan=False) + "\n"
+    tree = {
+        "notes": [*intro, UNITS],
+        "sensitivity": [asdict(assay) for assay in able],
+        "signs_of_failure": [{"there": there, "words": words} for there, words in signs],
+        "claims": claims,
+    }
+    return json.dumps(_finite(tree), indent=1, allow_nan=False) + "\n"
 
 
-FORMATS: dict[str, Callable[[Sequence[Answer], Sequence[str]], str]] = {
+def short(answers: Sequence[Answer], intro: Sequence[str], able: Sequence[Assay], signs: Signs) -> str:
+    """Return whether the runs can tell, and a table with a line per claim."""
+    return "\n\n".join([f"# {intro[0]}", *intro[1:], *sensitivity(able, signs), brief(answers), UNITS]) + "\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[Answer], Sequence[str], Sequence[Assay], Signs], str]] = {
     "md": markdown,
-    "brief": lambda answers, intro: "\n\n".join([f"# {intro[0]}", *intro[1:], brief(answers), UNITS]) + "\n",
+    "brief": short,
     "csv": csv,
     "json": as_json,
     "latex": latex,

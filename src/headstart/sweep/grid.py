@@ -11,13 +11,14 @@ from headstart.errors import UserError
 from headstart.knobs import nearest
 from headstart.settings import read_yaml
 
-KEYS = ("description", "fixed", "axes", "exclude", "include", "results")
+KEYS = ("description", "endpoint", "margins", "fixed", "axes", "exclude", "include", "results")
 # what `headstart results` makes of the rows -> the options of each, as texts; claims are names
 RESULTS: dict[str, tuple[str, ...]] = {
     "claims": (),
     "gains": ("of", "against", "by", "score"),
     "means": ("by", "score"),
 }
+ENDPOINT = "top1"
 Overrides = dict[str, Any]  # key of params.yaml, its parts joined by dots -> plain value
 
 
@@ -27,8 +28,10 @@ class Grid:
 
     The last axis varies fastest, but for `seed`, which varies slowest: a sweep that is stopped has whole grids for its
     first seeds. A cell in `exclude` is left out where all keys of one of its rows match; `include` adds cells to the
-    fixed overrides. results: what `headstart results` makes of the rows: `claims`; `gains`, each a mapping of options
-    of `headstart gains`; `means`, each with columns to group `by` and those to average as `score`, joined by commas.
+    fixed overrides. endpoint: the score that its verdicts rest on, `margins` the points of each score below which a
+    difference does not matter: both fixed before it ran, and names of study.metrics.SCORES. results: what
+    `headstart results` makes of the rows: `claims`; `gains`, each a mapping of options of `headstart gains`; `means`,
+    each with columns to group `by` and those to average as `score`, joined by commas.
     """
 
     path: Path
@@ -38,6 +41,8 @@ class Grid:
     exclude: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
     include: tuple[Mapping[str, Any], ...] = ()
     results: Mapping[str, list[Any]] = field(default_factory=dict)
+    endpoint: str = ENDPOINT
+    margins: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -82,6 +87,8 @@ def read_grid(path: Path) -> Grid:
         tuple(_excluded(path, f"exclude[{n}]", row, axes) for n, row in enumerate(_rows(path, tree, "exclude"))),
         tuple(_included(path, f"include[{n}]", row) for n, row in enumerate(_rows(path, tree, "include"))),
         _results(path, tree.get("results") or {}),
+        _endpoint(path, tree.get("endpoint", ENDPOINT)),
+        _margins(path, tree.get("margins") or {}),
     )
     _check_shape(grid)
     return grid
@@ -156,6 +163,19 @@ def _included(path: Path, key: str, row: Any) -> dict[str, Any]:
     for name, value in cell.items():
         _check_plain(path, f"{key}.{name}", value)
     return cell
+
+
+def _endpoint(path: Path, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{path}: endpoint: {value!r} must be the name of a score, as few5")
+    return value
+
+
+def _margins(path: Path, tree: Any) -> dict[str, float]:
+    for name, value in _mapping(path, "margins", tree).items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise UserError(f"{path}: margins.{name}: {value!r} must be a number of points above 0")
+    return dict(tree)
 
 
 def _results(path: Path, tree: Any) -> dict[str, list[Any]]:

@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 
 from headstart.study import statistics
-from headstart.study.claims.verdict import ALL, BY_DATASET, PAIRED_MEAN, Effect, hull, over_datasets
-from headstart.study.rows import MATCHED
+from headstart.study.claims.verdict import ALL, BY_DATASET, PAIRED_MEAN, Effect, hull, outcome, over_datasets
+from headstart.study.rows import MATCHED, SCORE
+from headstart.study.writing import counted as counted_words
 
-MIN_CLUSTERS = 3  # two tell nothing of their spread
-FEW_CLUSTERS = 10  # below, Student's interval of cluster means stands beside the bootstrap
+MIN_CLUSTERS = 3  # least and greatest of two cover half of what they should
+FEW_CLUSTERS = 15  # below, Student's interval of cluster means stands beside the bootstrap, which is too narrow there
 PLANNED_SEEDS = (3, 5, 10)
 BEST, BEST_BY_VALIDATION = "best minus best", "best by validation"
-_VALUES = ["probe_test_top1", "probe_val_top1", "train_loss", "val_loss", "probe_num_test", "probe_num_val"]
+_VALUES = [SCORE, "probe_val_top1", "train_loss", "val_loss", "probe_num_test", "probe_num_val"]
 _VALUES += ["autoencoder", "autoencoder_test_mse"]
 _CHECKPOINT = ["dataset", "projector_hidden_dim", "seed", "protocol", "autoencoder"]
 
@@ -24,7 +25,7 @@ _CHECKPOINT = ["dataset", "projector_hidden_dim", "seed", "protocol", "autoencod
 class Contrast:
     """Matched runs of two arms, one row per pair.
 
-    pairs: the cell's columns, `difference` of the test accuracies in points, `checkpoint` (a label; "" where neither
+    pairs: the cell's columns, `difference` of the scores in points, `checkpoint` (a label; "" where neither
     arm has an autoencoder) and both arms' values with the suffixes _first and _second.
     """
 
@@ -59,7 +60,7 @@ def match(name: str, first: pd.DataFrame, second: pd.DataFrame, varied: Collecti
     carried = [column for column in (*_VALUES, *varied) if column not in keys]
     sides = [part.assign(row=part.index)[[*keys, *carried, "row"]] for part in (first, second)]
     pairs = sides[0].merge(sides[1], on=keys, suffixes=("_first", "_second"))
-    pairs["difference"] = 100 * (pairs["probe_test_top1_first"] - pairs["probe_test_top1_second"])
+    pairs["difference"] = 100 * (pairs[f"{SCORE}_first"] - pairs[f"{SCORE}_second"])
     if "autoencoder" not in keys:
         own = pairs["autoencoder_first"]
         pairs["autoencoder"] = own.where(own != "", pairs["autoencoder_second"])
@@ -74,41 +75,79 @@ def _checkpoints(pairs: pd.DataFrame) -> pd.Series:
 
 
 def paired_effects(contrast: Contrast) -> list[Effect]:
-    """Return the paired mean over all datasets with every interval that can be had, and per dataset with Wilcoxon's p.
+    """Return the paired mean over all datasets and of each, a number per interval that can be had.
 
-    Empty where no runs match.
+    Without any interval the mean stands alone. p: Student's of the same cluster means; Holm's over the datasets, of the
+    largest p of each. Empty where no runs match.
     """
     pairs = contrast.pairs
     if pairs.empty:
         return []
-    effects = [_mean(contrast, ALL, pairs, *interval) for interval in _intervals(pairs)]
-    effects[0] = replace(effects[0], p=statistics.wilcoxon_p(pairs["difference"]))
-    groups = [(str(name), group) for name, group in pairs.groupby("dataset")]
-    p_values = [statistics.wilcoxon_p(group["difference"]) for _, group in groups]
-    for (name, group), p, p_holm in zip(groups, p_values, statistics.holm(p_values), strict=True):
-        bounds = statistics.bootstrap_interval(group["difference"])
-        effects.append(replace(_mean(contrast, name, group, "bootstrap", bounds), p=p, p_holm=float(p_holm)))
+    groups = [(str(name), _means(contrast, str(name), group)) for name, group in pairs.groupby("dataset")]
+    largest = {name: max((row.p for row in own if not math.isnan(row.p)), default=math.nan) for name, own in groups}
+    known = [name for name, p in largest.items() if not math.isnan(p)]
+    p_holm = dict(zip(known, statistics.holm([largest[name] for name in known]), strict=True)) if known else {}
+    effects = _means(contrast, ALL, pairs)
+    for name, own in groups:
+        effects += [replace(row, p_holm=float(p_holm[name])) if row.p == largest[name] else row for row in own]
     return effects
 
 
-def _intervals(pairs: pd.DataFrame) -> Iterator[tuple[str, statistics.Interval]]:
+@dataclass(frozen=True)
+class _Bounds:
+    """An interval, what was drawn for it, and the p that goes with it."""
+
+    low: float = math.nan
+    high: float = math.nan
+    kind: str = ""
+    p: float = math.nan
+
+
+def _intervals(pairs: pd.DataFrame) -> Iterator[_Bounds]:
+    """The intervals of a mean difference; none from fewer than three pairs, nor where two seeds or two autoencoders
+    are all that it stands on: what a third would give is unknown. A single one is no sample, and conclude tells it."""
     values = pairs["difference"].to_numpy()
-    yield "bootstrap", statistics.bootstrap_interval(values)
-    for column in ("checkpoint", "seed", "dataset"):
-        clusters = pairs[column].to_numpy()
-        number = pairs[column].nunique()
-        if number < MIN_CLUSTERS or "" in set(clusters):
+    clusterings = {column: pairs[column].to_numpy() for column in ("checkpoint", "seed", "dataset")}
+    numbers = {column: 0 if "" in set(labels) else len(set(labels)) for column, labels in clusterings.items()}
+    if len(values) < MIN_CLUSTERS or 2 in (numbers["checkpoint"], numbers["seed"]):
+        return
+    yield _Bounds(*_ends(statistics.bootstrap_interval(values)), "bootstrap")
+    for column, clusters in clusterings.items():
+        if (number := numbers[column]) < MIN_CLUSTERS:
             continue
         kind = BY_DATASET if column == "dataset" else f"by {column}"
-        yield f"bootstrap {kind} ({number})", statistics.bootstrap_interval(values, clusters)
+        bounds = statistics.bootstrap_interval(values, clusters)
+        yield _Bounds(*_ends(bounds), f"bootstrap {kind} ({number})")
         if number < FEW_CLUSTERS:
-            yield f"Student {kind} ({number})", statistics.student_interval(values, clusters)
+            bounds, p = statistics.student(values, clusters)
+            yield _Bounds(*_ends(bounds), f"Student {kind} ({number})", p)
 
 
-def _mean(contrast: Contrast, dataset: str, pairs: pd.DataFrame, interval: str, bounds: statistics.Interval) -> Effect:
+def _ends(interval: statistics.Interval) -> tuple[float, float]:
+    return interval.low, interval.high
+
+
+def _means(contrast: Contrast, dataset: str, pairs: pd.DataFrame) -> list[Effect]:
     values = pairs["difference"]
-    effect = Effect(contrast.name, PAIRED_MEAN, dataset, float(values.mean()), bounds.low, bounds.high, interval)
-    return counted(replace(effect, median=float(values.median()), wins=float((values > 0).mean())), pairs)
+    value, median, wins = float(values.mean()), float(values.median()), float((values > 0).mean())
+    return [
+        counted(
+            Effect(
+                contrast.name,
+                PAIRED_MEAN,
+                dataset,
+                value,
+                bounds.low,
+                bounds.high,
+                bounds.kind,
+                median=median,
+                wins=wins,
+                p=bounds.p,
+            ),
+            pairs,
+        )
+        for bounds in list(_intervals(pairs)) or [_Bounds()]
+    ]
 
 
 def counted(effect: Effect, pairs: pd.DataFrame) -> Effect:
@@ -121,8 +160,9 @@ def best_effects(contrast: Contrast, by_validation: bool = False) -> list[Effect
     """Return the best run of the first arm minus the best of the second, per dataset and their mean over datasets.
 
     The best on the test split (what a maximum of a table is), or the one with the highest validation accuracy, where
-    ties are averaged and the bounds are what breaking ties would make of it. p: see statistics.best_of_grid.
-    Empty where there is no pair, or no validation accuracy.
+    ties are averaged and the bounds are what breaking ties would make of it. p: see statistics.best_of_grid, clusters
+    are seeds, or autoencoders where there is one seed; none of fewer than three. Empty where there is no pair, or no
+    validation accuracy.
     """
     pairs = contrast.pairs
     if pairs.empty or (
@@ -141,7 +181,8 @@ def best_effects(contrast: Contrast, by_validation: bool = False) -> list[Effect
         bests.append(best)
     null = np.mean([best.null for best in bests], axis=0)
     value, low, high = (float(np.mean([getattr(best, key) for best in bests])) for key in ("value", "low", "high"))
-    mean = statistics.Best(value, low, high, statistics.permutation_p(value, null), null)
+    p = math.nan if any(math.isnan(best.p) for best in bests) else statistics.permutation_p(value, null)
+    mean = statistics.Best(value, low, high, p, null)
     note = ""
     if ties:
         note = f"{', '.join(ties)}: an arbitrary tie-break moves the mean between {low:.2f} and {high:.2f}"
@@ -150,9 +191,11 @@ def best_effects(contrast: Contrast, by_validation: bool = False) -> list[Effect
 
 
 def _best(group: pd.DataFrame, by_validation: bool) -> statistics.Best:
-    first, second = (100 * group[f"probe_test_top1_{side}"].to_numpy() for side in ("first", "second"))
+    first, second = (100 * group[f"{SCORE}_{side}"].to_numpy() for side in ("first", "second"))
     chosen_by = (group["probe_val_top1_first"], group["probe_val_top1_second"]) if by_validation else None
-    return statistics.best_of_grid(first, second, chosen_by)
+    clusters = group["seed"] if group["seed"].nunique() > 1 else group["checkpoint"]
+    best = statistics.best_of_grid(first, second, clusters, chosen_by)
+    return best if clusters.nunique() >= MIN_CLUSTERS else replace(best, p=math.nan)
 
 
 def _best_effect(
@@ -167,7 +210,7 @@ def _best_effect(
 def _standard_error(pairs: pd.DataFrame) -> float:
     """Of the difference of two accuracies as high as the best ones, from the number of test images alone."""
     first, second = (
-        statistics.binomial_error(pairs[f"probe_test_top1_{side}"].max(), pairs[f"probe_num_test_{side}"].min())
+        statistics.binomial_error(pairs[f"{SCORE}_{side}"].max(), pairs[f"probe_num_test_{side}"].min())
         for side in ("first", "second")
     )
     return 100 * math.hypot(first, second)
@@ -198,12 +241,17 @@ def planning_effects(contrast: Contrast) -> list[Effect]:
     return effects
 
 
-def sentence(effects: Sequence[Effect], contrast: str) -> str:
-    """Return a contrast's paired mean in words, with its own interval, the one that decides and that over datasets."""
+def sentence(effects: Sequence[Effect], contrast: str, margin: float) -> str:
+    """Return a contrast's paired mean in words: its interval, the one that decides, that over datasets, the outcome."""
     row = next(row for row in effects if (row.contrast, row.measure, row.dataset) == (contrast, PAIRED_MEAN, ALL))
-    text = f"{contrast}: {row.value:+.2f} points [{row.low:.2f}, {row.high:.2f}] over {row.num_pairs} pairs"
+    number = counted_words(row.num_pairs, "pair")
+    if math.isnan(row.low):
+        seeds = counted_words(row.num_seeds, "seed")
+        return f"{contrast}: {row.value:+.2f} points over {number} of {seeds}: no interval."
+    text = f"{contrast}: {row.value:+.2f} points [{row.low:.2f}, {row.high:.2f}] over {number}"
     low, high = hull(effects, contrast)
     if (low, high) != (row.low, row.high):
         text += f", widest interval [{low:.2f}, {high:.2f}]"
-    datasets = over_datasets(effects, contrast)
-    return text + (f", over datasets [{datasets[0]:.2f}, {datasets[1]:.2f}]." if datasets else ".")
+    if datasets := over_datasets(effects, contrast):
+        text += f", over datasets [{datasets[0]:.2f}, {datasets[1]:.2f}]"
+    return f"{text}: {outcome(low, high, margin)}."

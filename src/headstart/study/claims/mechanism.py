@@ -36,9 +36,11 @@ from headstart.study.claims.verdict import (
 CONTROLS = {
     "random": "freezing",
     "random_matched": "freezing and the singular values",
-    "autoencoder_permuted": "freezing, the singular values and the weights up to their order",
+    "autoencoder_shuffled": "freezing and the values of each row",
+    "autoencoder_untrained": "freezing and how an autoencoder is initialised",
     "orthogonal": "freezing and a well-conditioned layer",
 }
+FROZEN = ("random", True)
 MIN_CHECKPOINTS = 3  # of one stratum, for a rank correlation within it
 
 
@@ -107,7 +109,10 @@ def by_autoencoder(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def content_explains_the_gain(rows: pd.DataFrame, margin: float) -> Verdict:
-    """C7: the frozen autoencoder layer beats every frozen control, each of which shares all but the content with it."""
+    """C7: the frozen autoencoder layer beats every frozen control, each of which shares all but the content with it.
+
+    `autoencoder_permuted` is none: it is a second draw of the same layer (see PROJECTOR_INITS).
+    """
     if arm(rows, *PRETRAINED).empty:
         return nothing(f"There is no run of {arm_name(*PRETRAINED)}.", [run_arm(*PRETRAINED)])
     parts, effects, seeds, absent = [], [], [], []
@@ -118,7 +123,7 @@ def content_explains_the_gain(rows: pd.DataFrame, margin: float) -> Verdict:
             absent.append(init)
             continue
         seeds.append(contrast.num_seeds)
-        text = f"{sentence(found, contrast.name)} (the control shares {shared})"
+        text = f"{sentence(found, contrast.name, margin)} (the control shares {shared})"
         parts.append(Part(better(*hull(found, contrast.name), margin), text))
         effects += found + planning_effects(contrast)
         effects += paired_effects(between(rows, (init, True), DEFAULT))
@@ -128,6 +133,25 @@ def content_explains_the_gain(rows: pd.DataFrame, margin: float) -> Verdict:
     )
     decide = [run_arm(init, True) for init in absent]
     return conclude(parts, effects, min(seeds), decide, missing) if parts else nothing(missing, decide)
+
+
+def freezing_explains_the_gain(rows: pd.DataFrame, margin: float) -> Verdict:
+    """C9: a random layer that stays as it is beats the same layer trained on.
+
+    Beside it: the frozen autoencoder layer against that frozen random one, which tells what is left for content.
+    """
+    contrast = between(rows, FROZEN, DEFAULT)
+    effects = paired_effects(contrast)
+    if not effects:
+        return nothing(no_pairs(rows, FROZEN, DEFAULT), [run_arm(*FROZEN), run_arm(*DEFAULT)])
+    text = sentence(effects, contrast.name, margin)
+    part = Part(better(*hull(effects, contrast.name), margin), text)
+    for first, second in ((PRETRAINED, DEFAULT), (PRETRAINED, FROZEN)):
+        beside = between(rows, first, second)
+        if found := paired_effects(beside):
+            part = replace(part, sentence=f"{part.sentence} {sentence(found, beside.name, margin)}")
+            effects += found
+    return conclude([part], effects + planning_effects(contrast), contrast.num_seeds)
 
 
 def loss_explains_the_gain(rows: pd.DataFrame, margin: float) -> Verdict:
@@ -147,7 +171,7 @@ def loss_explains_the_gain(rows: pd.DataFrame, margin: float) -> Verdict:
         return conclude([], effects, contrast.num_seeds, decide, reason)
     main = at_equal[0]
     text = (
-        f"{sentence(effects, contrast.name)} At equal training loss {main.value:+.2f} points "
+        f"{sentence(effects, contrast.name, margin)} At equal training loss {main.value:+.2f} points "
         f"[{main.low:.2f}, {main.high:.2f}] are left."
     )
     if better(*hull(effects, contrast.name), margin) != SUPPORTED:
@@ -168,10 +192,12 @@ def _at_equal_loss(contrast: Contrast, loss: str) -> list[Effect]:
         return []
     clusters, kind = pairs["checkpoint"], "checkpoint"
     if (clusters == "").any() or clusters.nunique() < MIN_CLUSTERS:
-        clusters, kind = pairs["row_first"], "pair"
+        return []
     value, bounds = statistics.mean_at_equal_covariate(pairs["difference"], gap, pairs["dataset"], clusters)
     interval = f"least squares by {kind} ({clusters.nunique()})"
     left = Effect(contrast.name, f"mean at equal {loss}", ALL, value, bounds.low, bounds.high, interval)
     rank, p = statistics.stratified_rank_correlation(gap, pairs["difference"], pairs["dataset"])
+    if clusters.nunique() < len(pairs):
+        p = math.nan  # pairs of one autoencoder are no independent ones
     together = Effect(f"{loss} and accuracy, differences", "rank correlation within datasets", ALL, rank, p=p)
     return [counted(left, pairs), counted(together, pairs)]

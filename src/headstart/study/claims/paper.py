@@ -1,5 +1,6 @@
 """C1 to C5: what the paper says (arXiv:2408.14514, abstract), judged on matched runs."""
 
+import math
 from itertools import combinations
 
 import pandas as pd
@@ -42,8 +43,10 @@ def autoencoder_beats_random(rows: pd.DataFrame, margin: float) -> Verdict:
     if contrast.pairs.empty:
         return nothing(no_pairs(rows, PRETRAINED, DEFAULT), [run_arm(*PRETRAINED), run_arm(*DEFAULT)])
     effects = paired_effects(contrast)
-    text = sentence(effects, contrast.name)
-    crossing = [row.dataset for row in effects if row.dataset != ALL and row.low <= 0 <= row.high]
+    text = sentence(effects, contrast.name, margin)
+    names = dict.fromkeys(row.dataset for row in effects if row.dataset != ALL)
+    widest = {name: hull(effects, contrast.name, name) for name in names}
+    crossing = [name for name, (low, high) in widest.items() if low <= 0 <= high]
     if crossing:
         text += f" The interval of {', '.join(crossing)} alone crosses zero."
     for measure, words in (
@@ -80,9 +83,9 @@ def sigmoid_and_tanh_beat_relu(rows: pd.DataFrame, margin: float) -> Verdict:
                 absent.append(activation)
                 continue
             seeds.append(contrast.num_seeds)
-            parts.append(Part(better(*hull(found, name), margin), sentence(found, name)))
+            parts.append(Part(better(*hull(found, name), margin), sentence(found, name, margin)))
             peak = next(row for row in found if row.measure == BEST)
-            text = f"At the peak {peak.value:+.2f} on average (p = {peak.p:.2g})."
+            text = f"At the peak {peak.value:+.2f} on average ({p_words(peak.p)})."
             parts.append(Part(significant(peak), text))
     decide = [run_arm(*PRETRAINED, extra=f"-S 'projector.activation=relu,{','.join(absent)}'")] if absent else []
     missing = f"No pairs of {' and '.join(absent)} with relu, {arm_name(*PRETRAINED)}." if absent else ""
@@ -98,7 +101,7 @@ def frozen_beats_trainable(rows: pd.DataFrame, margin: float) -> Verdict:
     parts = []
     if effects:
         covered = ", ".join(sorted(contrast.pairs["projector_activation"].unique()))
-        text = f"{sentence(effects, contrast.name)} The pairs cover {covered}."
+        text = f"{sentence(effects, contrast.name, margin)} The pairs cover {covered}."
         parts.append(Part(better(*hull(effects, contrast.name), margin), text))
         effects += best_effects(contrast) + planning_effects(contrast)
     for init in sorted(set(rows["projector_init"]) - {"autoencoder"}):
@@ -129,7 +132,7 @@ def small_matches_wide(rows: pd.DataFrame, margin: float) -> Verdict:
                 effects += found
                 if found and second is default and first is pretrained:
                     seeds.append(contrast.num_seeds)
-                    parts.append(Part(not_worse(*hull(found, name), margin), sentence(found, name)))
+                    parts.append(Part(not_worse(*hull(found, name), margin), sentence(found, name, margin)))
     if not parts:
         decide = ["runs of both projectors in two widths: dvc exp run --queue -S 'projector.out_dim=32,64,128' ..."]
         return nothing("No runs that differ in the projector's width, pretrained against random.", decide)
@@ -148,7 +151,7 @@ def standardisation_does_not_matter(rows: pd.DataFrame, margin: float) -> Verdic
         found = paired_effects(contrast)
         if found:
             seeds.append(contrast.num_seeds)
-            parts.append(Part(equal(*hull(found, name), margin), sentence(found, name)))
+            parts.append(Part(equal(*hull(found, name), margin), sentence(found, name, margin)))
             effects += found + best_effects(contrast)
     if not parts:
         decide = ["runs with and without: dvc exp run --queue -S 'data.standardize=true,false' ..."]
@@ -167,8 +170,13 @@ def arms(rows: pd.DataFrame) -> list[tuple[str, bool]]:
     return sorted((str(init), bool(frozen)) for init, frozen in pairs)
 
 
+def p_words(p: float) -> str:
+    """Return a p in words."""
+    return "no p: too few clusters" if math.isnan(p) else f"p = {p:.2g}"
+
+
 def significant(effect: Effect) -> str:
-    """Judge a difference by its p alone."""
+    """Judge a difference by its p alone; without one it is undecided."""
     if effect.p < SIGNIFICANT:
         return SUPPORTED if effect.value > 0 else REFUTED
     return UNDECIDED

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SUPPORTED, REFUTED, UNDECIDED = "supported", "not supported", "undecided"
+CANNOT_TELL = "these runs cannot tell"
+BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference that matters"
 MIN_SEEDS = 3  # with fewer the spread between seeds, and so the verdict, is a guess
 MARGIN = 1.0  # points below which a difference does not matter; the published accuracies' standard error is 0.8 to 1.9
 ALL = "all"
@@ -61,11 +63,22 @@ class Verdict:
     effects: tuple[Effect, ...] = ()
 
 
-def better(low: float, high: float, margin: float) -> str:
-    """Judge "first beats second": above zero, below zero, or too small to matter; else undecided."""
+def outcome(low: float, high: float, margin: float) -> str:
+    """Return what an interval says of a difference, one of four.
+
+    Within the margin it does not matter, wherever zero lies; beyond it "better" or "worse" need zero outside. Where
+    there is no interval (NaN) nothing is decided.
+    """
+    if -margin < low and high < margin:
+        return NO_DIFFERENCE
     if low > 0:
-        return SUPPORTED
-    return REFUTED if high < 0 or (-margin < low and high < margin) else UNDECIDED
+        return BETTER
+    return WORSE if high < 0 else UNDECIDED
+
+
+def better(low: float, high: float, margin: float) -> str:
+    """Judge "first beats second"."""
+    return {BETTER: SUPPORTED, UNDECIDED: UNDECIDED}.get(outcome(low, high, margin), REFUTED)
 
 
 def not_worse(low: float, high: float, margin: float) -> str:
@@ -82,13 +95,13 @@ def equal(low: float, high: float, margin: float) -> str:
     return REFUTED if high < -margin or low > margin else UNDECIDED
 
 
-def hull(effects: Iterable[Effect], contrast: str) -> tuple[float, float]:
-    """Return the widest bounds of a contrast's paired mean over its datasets: of pairs, of autoencoders, of seeds.
+def hull(effects: Iterable[Effect], contrast: str, dataset: str = ALL) -> tuple[float, float]:
+    """Return the widest bounds of a contrast's paired mean: of pairs, of autoencoders, of seeds; NaN without any.
 
     These decide: no way of clustering may overturn a verdict. What other datasets would give is another question; see
     `over_datasets`.
     """
-    rows = [row for row in _means(effects, contrast) if BY_DATASET not in row.interval]
+    rows = [row for row in _means(effects, contrast, dataset) if BY_DATASET not in row.interval]
     return min(row.low for row in rows), max(row.high for row in rows)
 
 
@@ -106,8 +119,8 @@ def over_datasets(effects: Iterable[Effect], contrast: str) -> tuple[float, floa
     return min(row.low for row in rows), max(row.high for row in rows)
 
 
-def _means(effects: Iterable[Effect], contrast: str) -> list[Effect]:
-    return [row for row in effects if (row.contrast, row.measure, row.dataset) == (contrast, PAIRED_MEAN, ALL)]
+def _means(effects: Iterable[Effect], contrast: str, dataset: str = ALL) -> list[Effect]:
+    return [row for row in effects if (row.contrast, row.measure, row.dataset) == (contrast, PAIRED_MEAN, dataset)]
 
 
 def all_of(parts: Sequence[Part]) -> str:
