@@ -1,13 +1,14 @@
 """Tables and figures of the committed rows: of each grid what its `results` name."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.commands.rows import FOLDER
 from headstart.errors import UserError
 from headstart.run.files import write_text
 from headstart.run.stage import say
-from headstart.study import claims, gains, means, rows, tables
+from headstart.study import claims, gains, means, overview, rows, tables
 from headstart.study.claims import sensitivity
 from headstart.study.claims.verdict import MARGIN
 from headstart.sweep.grid import Grid, read_grid
@@ -20,10 +21,36 @@ def results(options: argparse.Namespace) -> None:
     files = sorted(FOLDER.glob("*.csv"))
     if not files:
         raise UserError(f"{FOLDER}: no rows; python -m headstart sweep rows NAME writes those of a sweep")
-    for file in files:
-        page = OUT / f"{file.stem}.md"
-        write_text(page, _page(read_grid(Path("sweeps") / f"{file.stem}.yaml"), file))
+    grids = [read_grid(Path("sweeps") / f"{file.stem}.yaml") for file in files]
+    for grid, file in zip(grids, files, strict=True):
+        page = OUT / f"{grid.name}.md"
+        write_text(page, _page(grid, file))
         say(str(page))
+    write_text(OUT / "README.md", _overview(grids, files))
+    say(str(OUT / "README.md"))
+
+
+def _overview(grids: Sequence[Grid], files: Sequence[Path]) -> str:
+    """All committed rows on one screen: each by its endpoint, and by the other scores that its grid's file names."""
+    found: list[overview.Line] = []
+    for grid, file in zip(grids, files, strict=True):
+        runs = rows.finished(rows.read_csv(file), str(file)).runs
+        for score in dict.fromkeys([grid.endpoint, *grid.margins]):
+            found += overview.lines(grid.name, runs, score, grid.margins.get(score, MARGIN), score == grid.endpoint)
+    found.sort(key=lambda line: line.order)
+    title = "Is it freezing, or content? The grids that froze a random layer, too"
+    write_text(OUT / "overview.svg", overview.drawing([line for line in found if line.splits_the_gain], title))
+    parts = [
+        "# Is it freezing, or content?",
+        "Made by `make results` of the rows in `sweeps/results`; each grid's page has all its numbers.",
+        overview.EXPLAINED,
+        "![The paper's gain, freezing, content and noise of each grid, with intervals](overview.svg)",
+        overview.markdown(found),
+        "In bold: the endpoint, the score that a grid names beforehand. First stand the grids that tell freezing "
+        "from content; of these first those that can tell, last those that cannot: there SimCLR does not clearly beat "
+        "what needs no training, and a difference means nothing.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _page(grid: Grid, file: Path) -> str:

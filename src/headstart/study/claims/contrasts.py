@@ -112,6 +112,10 @@ def _intervals(pairs: pd.DataFrame) -> Iterator[_Bounds]:
     if len(values) < MIN_CLUSTERS or 2 in (numbers["checkpoint"], numbers["seed"]):
         return
     yield _Bounds(*_ends(statistics.bootstrap_interval(values)), "bootstrap")
+    if len(values) < FEW_CLUSTERS:
+        bounds, p = statistics.student(values, np.arange(len(values)))
+        alone = max(numbers.values()) <= 1 or numbers["seed"] == len(values)  # p is of independent pairs alone
+        yield _Bounds(*_ends(bounds), f"Student ({len(values)})", p if alone else math.nan)
     for column, clusters in clusterings.items():
         if (number := numbers[column]) < MIN_CLUSTERS:
             continue

@@ -1,0 +1,140 @@
+"""The study on one screen: of each set of rows the paper's gain, and what of it is freezing and what is content."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from headstart.study import forest, svg, writing
+from headstart.study.claims.contrasts import paired_effects
+from headstart.study.claims.mechanism import FROZEN
+from headstart.study.claims.paper import DEFAULT, PRETRAINED, between
+from headstart.study.claims.sensitivity import PERMUTED, Assay, assays
+from headstart.study.claims.verdict import hull, outcome
+from headstart.study.rows import judged_by
+
+# question -> the two arms whose difference answers it; the paper's gain is the sum of the next two
+QUESTIONS = {
+    "the paper's gain": (PRETRAINED, DEFAULT),
+    "freezing": (FROZEN, DEFAULT),
+    "content": (PRETRAINED, FROZEN),
+    "noise (A/A)": (PRETRAINED, PERMUTED),
+}
+EXPLAINED = (
+    "The paper's gain: frozen autoencoder layer minus trainable random one. Freezing: frozen random minus trainable "
+    "random. Content: frozen autoencoder minus frozen random. Noise: frozen autoencoder minus itself with its columns "
+    "permuted, which is the same layer drawn again."
+)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question's mean difference in points with its widest interval, NaN where there is none, and the outcome."""
+
+    value: float
+    low: float
+    high: float
+    outcome: str
+    num_pairs: int
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a grid's rows say on a dataset by a score; answers: None where no runs match.
+
+    endpoint: whether the score is the one that the grid names beforehand.
+    """
+
+    name: str
+    setting: str
+    assay: Assay
+    answers: tuple[Answered | None, ...]
+    endpoint: bool
+
+    @property
+    def splits_the_gain(self) -> bool:
+        """Whether the rows tell freezing from content."""
+        return self.answers[1] is not None
+
+    @property
+    def order(self) -> tuple[bool, int, str, str, bool]:
+        """Return where the line stands: first what tells freezing from content, of that what can tell at all."""
+        able = {True: 0, None: 1, False: 2}[self.assay.passes]
+        return not self.splits_the_gain, able, self.name, self.setting, not self.endpoint
+
+    @property
+    def label(self) -> str:
+        """The line's name in a figure."""
+        void = {True: "", None: " (unknown)", False: " (cannot tell)"}[self.assay.passes]
+        return f"{self.name}: {self.setting}, {self.assay.score}{void}"
+
+
+def lines(name: str, runs: pd.DataFrame, score: str, margin: float, endpoint: bool) -> list[Line]:
+    """Return a line per dataset and protocol of finished runs that answer any question but the noise."""
+    judged = judged_by(runs, score)
+    found = []
+    for assay in assays(judged, score, margin):
+        own = judged[(judged["dataset"] == assay.dataset) & (judged["protocol"] == assay.protocol)]
+        answers = tuple(_answered(own, *arms, margin) for arms in QUESTIONS.values())
+        backbones = judged["backbone"].nunique() > 1
+        setting = f"{assay.dataset}, {own['backbone'].iloc[0]}" if backbones else assay.dataset
+        if any(answers[:3]):
+            found.append(Line(name, setting, assay, answers, endpoint))
+    return found
+
+
+def _answered(runs: pd.DataFrame, first: tuple[str, bool], second: tuple[str, bool], margin: float) -> Answered | None:
+    contrast = between(runs, first, second)
+    effects = paired_effects(contrast)
+    if not effects:
+        return None
+    low, high = hull(effects, contrast.name)
+    main = effects[0]
+    return Answered(main.value, low, high, outcome(low, high, margin), main.num_pairs, main.num_seeds)
+
+
+def markdown(found: Sequence[Line]) -> str:
+    """Return the lines as a Markdown table."""
+    heads = ["rows", "score", "SimCLR minus its highest start", "can they tell?", *QUESTIONS]
+    records = []
+    for line in found:
+        assay = line.assay
+        known = [gain for gain in assay.gains if gain.known]
+        highest = max(known, key=lambda gain: gain.level) if known else None
+        start = writing.span(highest.value, highest.low, highest.high) if highest else writing.UNKNOWN
+        able = {True: "yes", False: "no", None: "unknown"}[assay.passes]
+        name = f"[{line.name}]({line.name}.md), {line.setting}"
+        score = f"**{assay.score}**" if line.endpoint else assay.score
+        records.append([name, score, start, able, *map(_cell, line.answers)])
+    return writing.markdown(heads, records, numeric=())
+
+
+def _cell(answer: Answered | None) -> str:
+    if answer is None:
+        return writing.UNKNOWN
+    pairs = f"{writing.counted(answer.num_pairs, 'pair')}, {writing.counted(answer.num_seeds, 'seed')}"
+    if math.isnan(answer.low):
+        return f"{answer.value:+.2f} no interval ({pairs})"
+    return f"{writing.span(answer.value, answer.low, answer.high)} **{answer.outcome}** ({pairs})"
+
+
+def drawing(found: Sequence[Line], title: str) -> str:
+    """Return the lines as the text of an SVG file: a colour and mark per question."""
+    names = list(QUESTIONS)
+    rows = [
+        forest.Row(
+            line.label,
+            tuple(
+                forest.Estimate(answer.value, answer.low, answer.high, name, number, open=line.assay.passes is False)
+                if answer
+                else None
+                for number, (name, answer) in enumerate(zip(names, line.answers, strict=True))
+            ),
+        )
+        for line in found
+    ]
+    notes = (f"{EXPLAINED} Points of the score, with the widest 95 % interval; without a bar: no interval. Open marks: "
+             "SimCLR does not clearly beat what needs no training, so that the rows cannot tell.",)  # fmt: skip
+    return svg.standalone(title, [forest.panel("", "points", rows)], svg.legend(names), notes)
