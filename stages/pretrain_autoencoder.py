@@ -37,7 +37,8 @@ def main(dataset: str, init: str, dim: int) -> None:
     seen, arrays = (dataset, paths.prepared(dataset)) if other == SAME else (other, paths.source(other))
     meta = files.read_json(arrays / "meta.json", made_by="prepare")
     size, device = params.dataset(seen).image_size, pick_device(params.device)
-    data = prepare(meta, partial(load_split, arrays), size=size, standardize=False, device=device)
+    read, pretrain_on = partial(load_split, arrays), params.data.pretrain_on
+    data = prepare(meta, read, size=size, standardize=False, device=device, pretrain_on=pretrain_on)
     widths, numerics = [size, num_features(params.backbone), dim], tensors.numerics(device, "fp32")
     key = inputs.digest(data.hash, widths, numerics, learns_from, leave_out=UNSEEN, code_leave_out=UNSEEN_CODE)
     # beyond this the layer depends on neither init nor head: one training serves them all, and workers that run at once

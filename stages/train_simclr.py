@@ -36,8 +36,15 @@ def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> N
     params, arrays, made = inputs.params, paths.prepared(dataset), paths.simclr_metrics(dataset)
     block, head = params.dataset(dataset), params.projector
     meta = files.read_json(arrays / "meta.json", made_by="prepare")
-    read, size, standardize = partial(load_split, arrays), block.image_size, params.data.standardize
-    data = prepare(meta, read, size=size, standardize=standardize, device=device, batch_size=block.batch_size)
+    data = prepare(
+        meta,
+        partial(load_split, arrays),
+        size=block.image_size,
+        standardize=params.data.standardize,
+        device=device,
+        pretrain_on=params.data.pretrain_on,
+        batch_size=block.batch_size,
+    )
     start, folder, maker = None, paths.autoencoder(dataset, head.init, head.hidden_dim), "pretrain_autoencoder"
     if head.needs_autoencoder:
         weights = tensors.read_tensors(folder / "autoencoder.safetensors", made_by=maker)

@@ -38,7 +38,7 @@ def named_by_dvc(stage: str, tree, dataset: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("recipe", ["default", "paper"])
+@pytest.mark.parametrize("recipe", settings.RECIPES)
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "track"])
 def test_deciding_is_what_dvc_yaml_names(tree, stage, recipe):
     tree = settings.with_overrides(tree, {"recipe": recipe})
@@ -63,7 +63,9 @@ def test_a_lock_and_the_files_give_the_same(tree):
         PARAMS: {key: tree[PARAMS][key] for key in ("recipe", "seed", "backbone", "projector", "simclr")},
         DATASETS: {"digits": {key: tree[DATASETS]["digits"][key] for key in ("batch_size", "image_size", "views")}},
     }
-    locked[PARAMS] |= {key: tree[PARAMS][key] for key in ("diagnostics", "views")} | {"data": {"standardize": False}}
+    locked[PARAMS] |= {key: tree[PARAMS][key] for key in ("diagnostics", "views")} | {
+        "data": {"standardize": False, "pretrain_on": "train"}
+    }
     told = settings.parse_yaml(yaml.safe_dump(json.loads(json.dumps(locked)))) | {}
     told[PARAMS]["seed"] = 0.0
     assert settings.deciding(told, "train_simclr", "digits") == settings.deciding(tree, "train_simclr", "digits")
@@ -105,7 +107,7 @@ def test_keys_are_spelt_as_dvc_spells_them(tree):
     assert keys["simclr.temperature"] == 0.5
     assert keys["datasets.yaml:mine.decoder"] == "image_archive"
     assert settings.nested(keys, texts=False) == {name: dict(section) for name, section in tree.items()}
-    assert settings.lookup(tree, "datasets.yaml:cifar10.batch_size") == {"default": 256, "paper": 1280}
+    assert settings.lookup(tree, "datasets.yaml:cifar10.batch_size") == {"default": 256, "paper": 1280, "scratch": 512}
     with pytest.raises(KeyError):
         settings.lookup(tree, "datasets.yaml:cifar10.size")
     assert settings.file_and_key("datasets.yaml:mine.path") == "datasets.yaml: mine.path"

@@ -21,7 +21,10 @@ import yaml
 from headstart.errors import UserError
 
 PARAMS, DATASETS = "params.yaml", "datasets.yaml"
-RECIPES = ("default", "paper")
+# A value may be given per recipe, {default: .., paper: ..}; a recipe that is left out there has the value of default.
+# paper: arXiv:2408.14514, section 4; scratch: small photographs without pretrained weights, as
+# github.com/dkobak/simclr-cifar10 trains them
+RECIPES = ("default", "paper", "scratch")
 SAME = "same"  # projector.autoencoder_dataset: no other dataset
 Tree = Mapping[str, Mapping[str, Any]]
 
@@ -41,14 +44,17 @@ NOT_COUNTED: Mapping[str, Collection[str]] = {
     ),
     "prepare": (
         *(*_EVERYWHERE, *_MODELS, *_SOURCES, "data.standardize"),
-        *("block.archives", "block.path", "block.batch_size", "block.views"),
+        *("block.archives", "block.path", "block.batch_size", "block.views", "data.pretrain_on"),
     ),
     "prepare_source": (
         *(*_EVERYWHERE, *_SOURCES, *_HEAD, "projector.hidden_dim", "projector.autoencoder_dataset"),
         *(section for section in _MODELS if section != "projector"),
-        *("data.standardize", "block.batch_size", "block.views"),
+        *("data.standardize", "data.pretrain_on", "block.batch_size", "block.views"),
     ),
-    "prepare_target": (*_EVERYWHERE, *_MODELS, *_SOURCES, "data.standardize", "block.batch_size", "block.views"),
+    "prepare_target": (
+        *(*_EVERYWHERE, *_MODELS, *_SOURCES, "data.standardize", "data.pretrain_on"),
+        *("block.batch_size", "block.views"),
+    ),
     "pretrain_autoencoder": (
         *(*_TRAINED_ON, "simclr", "diagnostics", "probe", "views", "data.standardize"),
         *("block.batch_size", "block.views", "backbone.stem", "backbone.weights"),
@@ -60,17 +66,21 @@ NOT_COUNTED: Mapping[str, Collection[str]] = {
     "report": (
         *(section for section in _MODELS if section not in ("projector", "probe")),
         *("device", "tracking", "data", "block", "probe.protocol", "probe.strengths", "probe.few_labels"),
-        *("probe.few_shares", "probe.few_draws", "probe.layers", "probe.finetune_epochs"),
+        *("probe.plateau", "probe.few_shares", "probe.few_draws", "probe.layers", "probe.finetune_epochs"),
     ),
     "train_simclr": (*_TRAINED_ON, "autoencoder", "probe"),
-    "fit_probe": (*_TRAINED_ON, "autoencoder", "simclr", "diagnostics", "probe.datasets", "block.batch_size"),
+    "fit_probe": (
+        *(*_TRAINED_ON, "autoencoder", "simclr", "diagnostics", "probe.datasets"),
+        *("data.pretrain_on", "block.batch_size"),
+    ),
     "fit_baselines": (
         *(*_TRAINED_ON, "projector", "autoencoder", "simclr", "diagnostics", "probe.datasets", "probe.layers"),
-        "block.batch_size",
+        *("data.pretrain_on", "block.batch_size"),
     ),
     "transfer": (
         *(*_TRAINED_ON, *(section for section in _MODELS if section not in ("backbone", "probe"))),
-        *("block.batch_size", "block.views", "probe.protocol", "probe.few_labels", "probe.few_shares"),
+        *("data.pretrain_on", "block.batch_size", "block.views"),
+        *("probe.protocol", "probe.plateau", "probe.few_labels", "probe.few_shares"),
         *("probe.few_draws", "probe.layers", "probe.datasets", "probe.finetune_epochs"),
     ),
 }
@@ -199,15 +209,21 @@ def resolved(tree: Tree) -> dict[str, dict[str, Any]]:
     return {file: of_recipe(section, str(recipe), file) for file, section in tree.items()}
 
 
+def is_per_recipe(node: Any) -> bool:
+    """Return whether a node gives values per recipe."""
+    return isinstance(node, Mapping) and bool(set(node) & set(RECIPES))
+
+
 def of_recipe(node: Any, recipe: str, file: str = PARAMS, key: str = "") -> Any:
-    """Return a node for a recipe; raises UserError for a mapping that lacks a value for one of RECIPES."""
+    """Return a node for a recipe; raises UserError for a mapping of RECIPES to values that has no default."""
     if not isinstance(node, Mapping):
         return node
-    if node and set(node) & set(RECIPES):
-        if set(node) != set(RECIPES):
-            names = ", ".join(RECIPES)
-            raise UserError(f"{file}: {key}: {dict(node)!r} a value per recipe needs exactly the keys {names}")
-        return node[recipe]
+    if is_per_recipe(node):
+        if RECIPES[0] not in node or not set(node) <= set(RECIPES):
+            names = " and ".join(RECIPES[1:])
+            allowed = f"a value per recipe needs {RECIPES[0]}, and may have {names}"
+            raise UserError(f"{file}: {key}: {dict(node)!r} {allowed}")
+        return node.get(recipe, node[RECIPES[0]])
     return {name: of_recipe(value, recipe, file, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
 
 

@@ -33,7 +33,7 @@ def test_evaluation_reports_the_test_split(splits):
     ]
     expected |= {"val_top1": chosen.val_top1, "strength": chosen.strength}
     expected |= {"few3": sum(few) / 4, "few3_std": (sum((x - sum(few) / 4) ** 2 for x in few) / 3) ** 0.5}
-    for k, classes in nearest_neighbours(train.features, train.labels, test.features, 10, [20, 200]).items():
+    for k, classes in nearest_neighbours(train.features, train.labels, test.features, 10, [10, 20, 200]).items():
         expected[f"knn{k}"] = (classes == test.labels).mean()
     expected["ece"] = expected_calibration_error(reliability(logits, test.labels))
     assert evaluation.scores == pytest.approx(expected)
@@ -62,7 +62,7 @@ def test_evaluation_under_the_papers_protocol(splits):
     assert len(evaluation.tested.labels) == 40
     assert set(evaluation.scores) == {
         *("top1", "top5", "macro_precision", "macro_recall", "macro_f1", "val_top1", "top1_converged"),
-        *("ece", "knn20", "knn200"),
+        *("ece", "knn10", "knn20", "knn200"),
     }
     converged = converged_probe(splits.train, splits.val, [0.01], 10)
     expected = score(converged.probe.logits(splits.test.features), splits.test.labels)["top1"]

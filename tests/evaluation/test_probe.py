@@ -223,3 +223,52 @@ def test_paper_probe_equals_plain_gradient_descent(labelled, case):
     np.testing.assert_allclose(fit.probe.weight, best[1], atol=1e-5)
     np.testing.assert_allclose(fit.probe.bias, best[2], atol=1e-5)
     np.testing.assert_allclose(fit.probe.logits(test.features), test.features @ best[1].T + best[2], atol=1e-4)
+
+
+def plain_paper_probe(labelled: Labelled, seed: int, plateau: str) -> tuple[np.ndarray, list[float]]:
+    """The authors' probe in plain numpy: the weights of the lowest validation loss, and the rates of all epochs."""
+    order = numpy_generator(seed, "paper probe").permutation(len(labelled.labels))
+    one, two = round(0.7 * len(order)), round(0.8 * len(order))
+    x, y = labelled.features.astype(np.float64), labelled.labels
+    train, val = order[:one], order[one:two]
+    with global_seed(seed, "paper probe"):
+        layer = torch.nn.Linear(x.shape[1], 10)
+    weight, bias = (part.detach().double().numpy().copy() for part in (layer.weight, layer.bias))
+
+    def softmax(rows):
+        logits = x[rows] @ weight.T + bias
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        return shares / shares.sum(1, keepdims=True)
+
+    def loss(rows):
+        return -np.log(softmax(rows)[np.arange(len(rows)), y[rows]]).mean()
+
+    rate, rates, least, bad, best = 1e-3, [], np.inf, 0, (np.inf, weight.copy())
+    for epoch in range(50):
+        rates.append(rate)
+        total = 0.0
+        for rows in torch.randperm(len(train), generator=generator(seed, "paper probe", epoch)).split(32):
+            rows = train[rows.numpy()]
+            last = loss(rows)
+            total += last * len(rows)
+            error = (softmax(rows) - np.eye(10)[y[rows]]) / len(rows)
+            weight -= rate * error.T @ x[rows]
+            bias -= rate * error.sum(0)
+        watched = last if plateau == "last_batch" else total / len(train)
+        # torch's defaults: a tenth after more than 10 epochs without a loss that is a ten-thousandth lower
+        least, bad = (watched, 0) if watched < least * (1 - 1e-4) else (least, bad + 1)
+        if bad > 10:
+            rate, bad = rate / 10, 0
+        if (now := loss(val)) < best[0]:
+            best = (now, weight.copy())
+    return best[1], rates
+
+
+@pytest.mark.parametrize("plateau", ["epoch", "last_batch"])
+def test_the_papers_probe_is_that_of_plain_code_and_the_last_batch_cuts_the_rate_sooner(labelled, plateau):
+    data = labelled(0, 400)
+    fit, tested = paper_probe(data, 10, seed=3, plateau=plateau)
+    weight, rates = plain_paper_probe(data, 3, plateau)
+    np.testing.assert_allclose(fit.probe.weight, weight, atol=2e-5)
+    assert len(tested.labels) == 80
+    assert (rates[-1] < 1e-3) == (plateau == "last_batch"), rates[-1]

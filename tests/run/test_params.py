@@ -241,8 +241,8 @@ OUT_OF_RANGE = [
     ("datasets", ["digits", "digits"], "must not name a dataset twice"),
 ]
 UNKNOWN_CHOICES = [
-    ("recipe", "papr", "must be one of default, paper (nearest: paper)"),
-    ("projector.init", "autoencodr", "autoencoder_permuted, orthogonal, pca (nearest: autoencoder)"),
+    ("recipe", "papr", "must be one of default, paper, scratch (nearest: paper)"),
+    ("projector.init", "autoencodr", "autoencoder_aligned, orthogonal, pca (nearest: autoencoder)"),
     ("projector.activation", "relu6", "leaky_relu, sigmoid, tanh, identity (nearest: relu)"),
     ("backbone.arch", "resnet-34", "(nearest: resnet34)"),
     ("backbone.stem", "stride", "must be one of imagenet, cifar, stride2 (nearest: stride2)"),
@@ -255,7 +255,7 @@ UNKNOWN_CHOICES = [
     ("autoencoder.arch", "mpl", "must be one of mlp, mlp_deep, mlp_wide, conv, denoising (nearest: mlp)"),
     ("probe.protocol", "papers", "must be 'converged' or 'paper'"),
     ("datasets.yaml:digits.decoder", "image_archiv", "(nearest: image_archive)"),
-    ("datasets.yaml:digits.views", "digit", "must be one of digits, mild, unmirrored, simclr (nearest: digits)"),
+    ("datasets.yaml:digits.views", "digit", "must be one of digits, mild, unmirrored, light, simclr (nearest: digits)"),
     ("device", "gpu", "must be auto, cpu, cuda or cuda:N"),
 ]
 
@@ -358,10 +358,22 @@ def test_missing_key_is_one_line(edited, key):
     assert refused(edited({key: ABSENT})) == f"{file_and_key(key)}: missing key"
 
 
-@pytest.mark.parametrize("value", [{"default": 3}, {"default": 3, "paper": 5, "other": 7}, {"paper": 5}])
-def test_value_per_recipe_needs_both(edited, value):
+@pytest.mark.parametrize("value", [{"default": 3, "paper": 5, "other": 7}, {"paper": 5}, {"scratch": 5, "other": 1}])
+def test_value_per_recipe_needs_a_default_and_known_names(edited, value):
     message = refused(edited({"simclr.epochs": value}))
-    assert message == f"params.yaml: simclr.epochs: {value!r} a value per recipe needs exactly the keys default, paper"
+    allowed = "a value per recipe needs default, and may have paper and scratch"
+    assert message == f"params.yaml: simclr.epochs: {value!r} {allowed}"
+
+
+SIXTEEN = {"datasets.yaml:digits.image_size": 16}  # the paper's stem on fewer pixels is refused
+
+
+@pytest.mark.parametrize(("recipe", "epochs"), [("default", 3), ("paper", 5), ("scratch", 3)])
+def test_a_recipe_that_is_left_out_has_the_default(edited, recipe, epochs):
+    assert (
+        load_params(edited({"simclr.epochs": {"default": 3, "paper": 5}, "recipe": recipe, **SIXTEEN})).simclr.epochs
+        == epochs
+    )
 
 
 def test_wrong_value_of_the_other_recipe_waits_for_it(edited):

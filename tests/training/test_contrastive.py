@@ -17,7 +17,19 @@ from headstart.models.autoencoder import build_autoencoder
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import PROJECTOR_INITS, Projector, build_projector
 from headstart.randomness import generator, global_seed
-from headstart.training.contrastive import Batches, Epoch, Network, SimCLR, train_simclr, use_bf16, validation_loss
+from headstart.training import contrastive
+from headstart.training.contrastive import (
+    Batches,
+    Epoch,
+    Network,
+    SimCLR,
+    train_simclr,
+    training_step,
+    use_bf16,
+    validation_loss,
+)
+from headstart.training.diagnostics import Diagnostics, Observer
+from headstart.training.optimizers import build_optimizer
 from headstart.training.reconstruction import Reconstruction, train_autoencoder
 from tests.training.recipe import RECIPE
 
@@ -278,7 +290,7 @@ def test_autoencoder_layer_is_the_trained_one_before_and_if_frozen_after(batches
 @pytest.mark.parametrize("init", PROJECTOR_INITS)
 def test_frozen_layers_stay_and_all_else_moves(batches, init):
     embedding = {"weight": torch.randn(8, 8, generator=generator(0)), "bias": torch.ones(8)}
-    embedding["features"] = torch.randn(20, 8, generator=generator(1))
+    embedding |= {name: torch.randn(20, 8, generator=generator(1, name)) for name in ("features", "units")}
     projector = build_projector(Projector(init, True, 8, 8, "tanh"), 8, 0, embedding)
     model = nn.Sequential(small_network(), projector)
     before = copy.deepcopy(model.state_dict())
@@ -409,3 +421,71 @@ def test_error_tells_the_projector_apart(batches):
     message = refused(batches, recipe(epochs=20, warmup_epochs=0), projector=projector)
     assert "out_features=24" in message
     assert "Tanh" in message
+
+
+# --- the paper's step, in plain code of its own ---
+
+
+def plain_paper_step(model: nn.Module, x_BCHW: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The authors' training step as their code has it: two passes, then NT-Xent row by row."""
+    first, second = x_BCHW.chunk(2)
+    z_ND = torch.cat([model[1](model[0](first)), model[1](model[0](second))])
+    losses = []
+    for i in range(len(z_ND)):
+        similar = [torch.cosine_similarity(z_ND[i], z_ND[j], dim=0) / temperature for j in range(len(z_ND))]
+        partner = (i + len(first)) % len(z_ND)
+        others = torch.stack([value for j, value in enumerate(similar) if j != i])
+        losses.append(torch.logsumexp(others, 0) - similar[partner])
+    return torch.stack(losses).mean()
+
+
+def test_a_step_of_the_papers_recipe_is_that_of_plain_code(batches):
+    """Two passes, SGD with momentum and decay on all parameters: losses, weights and statistics of three steps."""
+    train, _ = batches
+    settings = recipe(forward="apart", weight_decay=1e-2, momentum=0.9)
+    models = [nn.Sequential(small_network(), head()).double() for _ in range(2)]
+    network = Network(models[0][0], models[0][1], apart=True)
+    ours = build_optimizer("sgd", network, 0.9, 1e-2)
+    theirs = torch.optim.SGD(models[1].parameters(), lr=0.2, momentum=0.9, weight_decay=1e-2)
+    for step in range(3):
+        x_BCHW = train.pairs(torch.arange(8 * step, 8 * step + 8), "step", step, seed=0).double()
+        loss = training_step(network, ours, x_BCHW, 0.2, settings)
+        plain = plain_paper_step(models[1], x_BCHW, settings.temperature)
+        theirs.zero_grad()
+        plain.backward()
+        theirs.step()
+        torch.testing.assert_close(loss, plain.detach(), atol=1e-12, rtol=0)
+    assert models[0][0][1].num_batches_tracked == 6, "statistics are updated twice a step"
+    for name, value in models[1].state_dict().items():
+        torch.testing.assert_close(models[0].state_dict()[name], value, atol=1e-10, rtol=1e-9, msg=name)
+    joint = Network(small_network(), head()).double()
+    together = joint(x_BCHW)
+    apart = Network(small_network(), head(), apart=True).double()(x_BCHW)
+    assert (together - apart).abs().max() > 1e-3
+    torch.testing.assert_close(joint.eval()(x_BCHW), Network(*joint, apart=True).eval()(x_BCHW))
+
+
+def test_views_that_pass_apart_train_otherwise_and_measured_features_are_those_of_both(batches):
+    together, _ = run(batches, recipe(epochs=1))
+    observer = Observer(Diagnostics(every=1, dense_steps=0))
+    apart, _ = run(batches, recipe(epochs=1, forward="apart"), observer=observer)
+    assert not equal(together, apart)
+    plain, _ = run(batches, recipe(epochs=1, forward="apart"))
+    assert equal(apart, plain), "measuring changes no weight"
+    assert all(0 < row["backbone_alignment"] < 4 for row in observer.rows())
+
+
+def test_the_last_weights_are_kept_on_request(batches, monkeypatch):
+    """With validation losses that are lowest after the second of three epochs, which alone tell `best` from `last`."""
+    told: list[nn.Module] = []
+
+    def losses(model: nn.Module, *_: object) -> float:
+        told.append(copy.deepcopy(model))
+        return (2.0, 1.0, 3.0)[len(told) - 1]
+
+    monkeypatch.setattr(contrastive, "validation_loss", losses)
+    for keep, epoch in (("best", 2), ("last", 3)):
+        told.clear()
+        model, _ = run(batches, recipe(epochs=3, keep=keep))
+        assert equal(model, nn.Sequential(*told[epoch - 1].children()))
+        assert not equal(model, nn.Sequential(*told[4 - epoch].children()))

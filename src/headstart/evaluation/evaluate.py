@@ -40,10 +40,10 @@ def evaluate(
 ) -> Evaluation:
     """Return the probe of the recipe's protocol with its test scores.
 
-    scores: those of `score`, `val_top1`, `strength` (converged), `ece` (15 bins); `knn20` and `knn200`; for every
-    few-label probe its mean over draws, `few5` or `few10pct`, and standard deviation `few5_std`; under the paper's
-    protocol also `top1_converged`, the default probe's. details: the means' 95 % intervals over draws, `few5_low` and
-    `few5_high`. on_fit is called `num_fits(recipe)` times.
+    scores: those of `score`, `val_top1`, `strength` (converged), `ece` (15 bins); `knn10`, `knn20` and `knn200`; for
+    every few-label probe its mean over draws, `few5` or `few10pct`, and standard deviation `few5_std`; under the
+    paper's protocol also `top1_converged`, the default probe's. details: the means' 95 % intervals over draws,
+    `few5_low` and `few5_high`. on_fit is called `num_fits(recipe)` times.
     """
     train, val, test = splits.train, splits.val, splits.test
     chosen = converged_probe(train, val, recipe.strengths, num_classes, device=device)
@@ -51,7 +51,7 @@ def evaluate(
     tested, extra = test, {}
     if recipe.protocol == "paper":
         extra["top1_converged"] = score(chosen.probe.logits(test.features), test.labels)["top1"]
-        chosen, tested = paper_probe(test, num_classes, seed)
+        chosen, tested = paper_probe(test, num_classes, seed, recipe.plateau)
         on_fit()
     logits = chosen.probe.logits(tested.features)
     scores = score(logits, tested.labels) | extra

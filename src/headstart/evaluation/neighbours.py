@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-NEIGHBOURS = (20, 200)
+NEIGHBOURS = (10, 20, 200)
 TEMPERATURE = 0.07  # Wu et al. 2018, section 3.4
 TILE = 2**24  # similarities held at once: 64 MiB
 CPU = torch.device("cpu")

@@ -50,7 +50,7 @@ def judge_baselines(judge: Judge, backbone: nn.Module) -> Baselines:
     data, frozen = judge.data, replace(judge, recipe=replace(judge.recipe, finetune_epochs=0))
     return Baselines(
         judge.evaluate(backbone, None, "untrained"),
-        frozen.evaluate(calibrated(backbone, data.pretrain), None, "calibrated"),
+        frozen.evaluate(calibrated(backbone, data.train), None, "calibrated"),
         frozen.evaluate_features(
             Splits(*(Labelled(pixels(part), part.split.labels.numpy()) for part in (data.train, data.val, data.test))),
             "raw pixels",

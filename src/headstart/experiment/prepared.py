@@ -1,7 +1,7 @@
 """A prepared dataset as a run sees it: which of its splits pretrains, at which size, standardised or not."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ class Images:
 class Prepared:
     """A dataset, its images on the device.
 
-    pretrain: what SimCLR and the autoencoder train on: the unlabelled images where the dataset has some, else train.
+    pretrain: what SimCLR and the autoencoder train on: the unlabelled images where the dataset has some, else train,
+    or train and val together.
     hash: of all arrays.
     """
 
@@ -64,19 +65,28 @@ def prepare(
     size: int,
     standardize: bool | Standardize | None,
     device: torch.device,
+    pretrain_on: str = "train",
     batch_size: int = 1,
 ) -> Prepared:
     """Return a dataset from what `pack` said of it and the splits that `read` returns by name.
 
-    standardize: whether to standardise by this dataset's own statistics, or those of another one. Raises UserError
-    where what pretrains holds fewer images than batch_size.
+    standardize: whether to standardise by this dataset's own statistics, or those of another one. pretrain_on: `train`
+    or `train_and_val`, where there are no unlabelled images. Raises UserError where what pretrains holds fewer images
+    than batch_size.
     """
-    own = UNLABELLED if UNLABELLED in meta["num_images"] else "train"
-    if batch_size > (most := meta["num_images"][own]):
+    own = (UNLABELLED,) if UNLABELLED in meta["num_images"] else tuple(pretrain_on.split("_and_"))
+    if batch_size > (most := sum(meta["num_images"][name] for name in own)):
         key = f"datasets.yaml: {meta['dataset']}.batch_size"
-        raise UserError(f"{key}: {batch_size} must be at most {most}, the {own} images")
+        raise UserError(f"{key}: {batch_size} must be at most {most}, the {' and '.join(own)} images")
     if isinstance(standardize, bool):
         standardize = Standardize(tuple(meta["mean"]), tuple(meta["std"])) if standardize else None
     names = [name for name in (*SPLITS, UNLABELLED) if name in meta["num_images"]]
     splits = {name: Images(read(name).to(device), size, standardize) for name in names}
-    return Prepared(tuple(meta["classes"]), meta["hash"], splits[own], *(splits[name] for name in SPLITS))
+    pretrain = splits[own[0]] if len(own) == 1 else _joined([splits[name] for name in own])
+    return Prepared(tuple(meta["classes"]), meta["hash"], pretrain, *(splits[name] for name in SPLITS))
+
+
+def _joined(parts: Sequence[Images]) -> Images:
+    """The images of several splits, one after the other; in memory, not mapped."""
+    fields = [torch.cat([getattr(part.split, name) for part in parts]) for name in ("images", "labels", "sizes")]
+    return replace(parts[0], split=Split(*fields))

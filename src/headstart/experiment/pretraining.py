@@ -62,11 +62,12 @@ class Result:
     curve: list[Epoch]
     measured: list[dict[str, float]]
     num_train: int
+    keep: str = "best"
 
     @property
     def best(self) -> Epoch:
-        """The epoch of the lowest validation loss."""
-        return min(self.curve, key=lambda epoch: epoch.val_loss)
+        """The epoch whose weights are kept: that of the lowest validation loss, or the last."""
+        return self.curve[-1] if self.keep == "last" else min(self.curve, key=lambda epoch: epoch.val_loss)
 
     def curve_rows(self) -> list[dict[str, Any]]:
         """Return the curve's rows, with the column `monitor` where the monitor was asked at least once."""
@@ -134,7 +135,7 @@ class Run:
             on_step=on_step,
         )
         measured = self.observer.rows() if self.observer else []
-        return Result(curve, measured, len(data.pretrain.split.labels))
+        return Result(curve, measured, len(data.pretrain.split.labels), method.simclr.keep)
 
     def measured_since_asked(self) -> list[dict[str, float]]:
         """Return the rows of the steps that were measured since the last call."""

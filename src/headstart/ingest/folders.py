@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from headstart.ingest.archives import list_members, read_files, read_members
 from headstart.ingest.formats import Listing, Read
 from headstart.ingest.tree import Entry, is_clutter
 from headstart.knobs import Marker, OneOf
+from headstart.randomness import numpy_generator
+
+AUTHORS_SEED = 42  # of the splits of arXiv:2408.14514
 
 
 @dataclass(frozen=True)
@@ -171,11 +174,19 @@ IMAGENETTE_CLASSES = {
 }
 
 
-def imagenette(folder: Path) -> Listing:
-    """Return Imagenette, full size; its published val split is what everyone tests on, the paper's authors too."""
+def imagenette(folder: Path, val: Literal["train", "official"] = "train") -> Listing:
+    """Return Imagenette, full size; its published val split is what everyone tests on, the paper's authors too.
+
+    val: cut from `train` as for any other dataset, or, as the authors do, a tenth of the `official` val, drawn with
+    their seed, 42; here these images are then no test images.
+    """
     pattern = r"imagenette2/(?P<split>train|val)/(?P<label>n\d{8})/[^/]+\.JPEG"
     listing = by_folder(folder, "imagenette2.tgz", pattern, {"train": "train", "val": "test"})
-    return replace(listing, classes=[IMAGENETTE_CLASSES.get(name, name) for name in listing.classes])
+    splits = listing.splits.astype("U5")
+    if val == "official":
+        rows = numpy_generator(AUTHORS_SEED, "imagenette", "val").permutation(np.flatnonzero(splits == "test"))
+        splits[rows[: len(rows) // 10]] = "val"
+    return replace(listing, splits=splits, classes=[IMAGENETTE_CLASSES.get(name, name) for name in listing.classes])
 
 
 def tiny_imagenet(folder: Path) -> Listing:
@@ -195,8 +206,13 @@ def tiny_imagenet(folder: Path) -> Listing:
 _AIRCRAFT_CLASSES = {"manufacturer": "manufacturers.txt", "family": "families.txt", "variant": "variants.txt"}
 
 
-def aircraft(folder: Path, level: Annotated[str, OneOf(_AIRCRAFT_CLASSES)]) -> Listing:
+def aircraft(
+    folder: Path, level: Annotated[str, OneOf(_AIRCRAFT_CLASSES)], splits: Literal["official", "trainval"] = "official"
+) -> Listing:
     """Return FGVC-Aircraft, labelled by manufacturer, family or variant.
+
+    splits: the three `official` ones, or train and val together, `trainval`, from which val is then cut anew, as the
+    paper's authors do.
 
     The 20 rows of pixels at the bottom of each image name its photographer and are cut off, as the page asks for.
     """
@@ -208,7 +224,8 @@ def aircraft(folder: Path, level: Annotated[str, OneOf(_AIRCRAFT_CLASSES)]) -> L
     for split, name in lists.items():
         for line in lines[name]:
             image, label = _fields(path, name, line, 2, " ")
-            entries.append(Entry(split, label, f"{base}/images/{image}.jpg"))
+            merged = "train" if splits == "trainval" and split == "val" else split
+            entries.append(Entry(merged, label, f"{base}/images/{image}.jpg"))
     return replace(gather([pick(path, entries)], lines[names]), crop_bottom=20)
 
 

@@ -10,7 +10,7 @@ import re
 import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pydantic.dataclasses
@@ -65,6 +65,7 @@ class DataOptions:
     mirror: str | None
     skip_unreadable: bool
     stored_size: Annotated[int, Range(4)] | None
+    pretrain_on: Literal["train", "train_and_val"]
     val_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
     test_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
 

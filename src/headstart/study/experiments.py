@@ -21,6 +21,8 @@ _NO_PROTOCOL = (
     "simclr.learning_rate",  # a column of its own
     *("probe.few_labels", "probe.few_shares", "probe.few_draws", "probe.layers", "probe.finetune_epochs"),
 )
+# Knobs that came later, at the value that all earlier runs had: they make no other protocol
+_LATER = {"simclr.forward": "together", "simclr.keep": "best", "probe.plateau": "epoch", "data.pretrain_on": "train"}
 _PROTOCOL_STAGES = ("prepare", "train_simclr", "fit_probe")
 
 
@@ -112,7 +114,8 @@ def _protocol(tree: Tree, dataset: str) -> str:
     values: dict[str, Any] = {}
     for stage in _PROTOCOL_STAGES:
         values |= settings.deciding(tree, stage, dataset)
-    return settings.digest(settings.without(values, *_NO_PROTOCOL))[:8]
+    kept = settings.without(values, *_NO_PROTOCOL)
+    return settings.digest({key: value for key, value in kept.items() if key not in _LATER or _LATER[key] != value})[:8]
 
 
 def _transferred(metrics: Mapping[str, float], targets: Sequence[str]) -> Row:

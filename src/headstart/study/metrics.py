@@ -73,6 +73,7 @@ _BOTH = (  # of probes on the trained and on the untrained backbone
     _probe("few#_std", "# labels per class, deviation over draws"),
     _probe("few#pct", "# % of the labels"),
     _probe("few#pct_std", "# % of the labels, deviation over draws"),
+    _probe("knn10", "10 nearest neighbours"),
     _probe("knn200", "200 nearest neighbours", column="probe_knn200"),
     _probe("top1_converged", "top-1, converged probe"),
     _probe("top1_finetuned", "top-1, fine-tuned"),

@@ -12,7 +12,7 @@ from headstart.data import UNLABELLED
 from headstart.errors import UserError
 from headstart.knobs import nearest
 from headstart.run.files import write_text
-from headstart.settings import DATASETS, PARAMS, RECIPES, Tree
+from headstart.settings import DATASETS, PARAMS, Tree
 from headstart.sweep.grid import Grid, Overrides
 from headstart.sweep.pipeline import Pipeline, read_pipeline
 
@@ -177,7 +177,7 @@ def _check_keys(grid: Grid, tree: Tree) -> None:
                 close = nearest(key, known)
                 raise UserError(f"{grid.path}: {place}.{key}: no such key in {PARAMS} or {DATASETS}{close}")
             value = settings.lookup(tree, key)
-            if isinstance(value, dict) and set(value) != set(RECIPES):
+            if isinstance(value, dict) and not settings.is_per_recipe(value):
                 raise UserError(f"{grid.path}: {place}.{key}: a section; name one of its keys")
 
 

@@ -34,7 +34,9 @@ class SimCLR:
     temperature: of NT-Xent; learning_rate: at 256 images a batch, scaled by batch size / 256 (Goyal et al. 2017);
     schedule: one of SCHEDULES, down to final_lr times the peak; precision: `auto` is bf16 where the hardware has it;
     num_processes: that share each batch; sync_batchnorm: statistics over the batch, not over each process's share;
-    optimizer: one of OPTIMIZERS; monitor_epochs: epochs from one look of the monitor to the next, 0: none.
+    optimizer: one of OPTIMIZERS; monitor_epochs: epochs from one look of the monitor to the next, 0: none;
+    forward: both views of a batch go through the backbone `together`, or `apart`: batch norm then sees one view at a
+    time, and updates its statistics twice a step; keep: the weights of the `best` validation loss, or the `last`.
     """
 
     epochs: Annotated[int, Range(1)]
@@ -50,6 +52,8 @@ class SimCLR:
     sync_batchnorm: bool
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
     monitor_epochs: Annotated[int, Range(0)] = 0
+    forward: Literal["together", "apart"] = "together"
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,16 @@ class Network(nn.Sequential):
     bfloat16 resolves: they are not to be rounded again on the way to the loss.
     """
 
+    def __init__(self, backbone: nn.Module, projector: nn.Module, apart: bool = False):
+        super().__init__(backbone, projector)
+        self.apart = apart
+
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Return projections (B, D)."""
-        features = self[0](x_BCHW)
+        """Return projections (B, D); apart: in training each half of the batch, a view, passes the backbone alone."""
+        if self.apart and self.training:
+            features = torch.cat([self[0](view) for view in x_BCHW.chunk(2)])
+        else:
+            features = self[0](x_BCHW)
         with torch.autocast(features.device.type, enabled=False):
             return self[1](features.float() if features.dtype == torch.bfloat16 else features)
 
@@ -137,7 +148,7 @@ def train_simclr(
     on_epoch: Callable[[Epoch], None] = lambda row: None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> list[Epoch]:
-    """Train in place, keep the weights of the lowest validation NT-Xent, and return the curve.
+    """Train in place, keep the weights of the lowest validation NT-Xent or the last, and return the curve.
 
     The modules lie on the device of the images. Step k draws from generator(seed, "step", k) and epoch e's order from
     generator(seed, "order", e), so a run resumed from `checkpoint` ends with the same bits as an unbroken one.
@@ -150,7 +161,7 @@ def train_simclr(
     """
     steps = _steps_per_epoch(len(train.split.labels), batch_size, group)
     checkpoint = SharedCheckpoint(checkpoint or NoCheckpoint(), group)
-    run = _Run(Network(backbone, projector), recipe, batch_size, steps, observer)
+    run = _Run(Network(backbone, projector, recipe.forward == "apart"), recipe, batch_size, steps, observer)
     wrapped = group.wrap(run.model, recipe.sync_batchnorm, train.blank())
     run.restore(checkpoint.load())
     while run.step < recipe.epochs * steps:
@@ -175,7 +186,8 @@ def train_simclr(
         on_epoch(row)
         if checkpoint.due():
             checkpoint.save(run.state())
-    run.model.load_state_dict(run.best)
+    if recipe.keep == "best":
+        run.model.load_state_dict(run.best)
     return run.history
 
 

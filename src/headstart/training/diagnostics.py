@@ -157,7 +157,7 @@ class Observer:
         if not self.settings.due(step):
             yield
             return
-        with _captured(backbone, projector) as (layers, pairs, gradients):
+        with _captured(projector) as (layers, pairs, gradients):
             yield
         row = {f"{name}_{key}": value for name, z_ND in layers.items() for key, value in geometry(z_ND).items()}
         for name, (layer, inputs, outputs) in pairs.items():
@@ -193,7 +193,7 @@ Captured = tuple[dict[str, Tensor], dict[str, tuple[nn.Module, Tensor, Tensor]],
 
 
 @contextmanager
-def _captured(backbone: nn.Module, projector: nn.Module) -> Iterator[Captured]:
+def _captured(projector: nn.Module) -> Iterator[Captured]:
     """Yield what passes inside: layer -> values, hidden layer -> (activation, inputs, outputs), layer -> gradient."""
     layers: dict[str, Tensor] = {}
     pairs: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
@@ -207,7 +207,8 @@ def _captured(backbone: nn.Module, projector: nn.Module) -> Iterator[Captured]:
         name = f"hidden{len(pairs) + 1 if pairs else ''}"
         layers[name], pairs[name] = outputs.detach(), (layer, inputs[0].detach(), outputs.detach())
 
-    hooks = [backbone.register_forward_hook(lambda module, inputs, outputs: keep("backbone", outputs))]
+    # features as the head gets them, of both views, however many passes the backbone made of them
+    hooks = [projector.register_forward_pre_hook(lambda module, inputs: keep("backbone", inputs[0]))]
     hooks += [layer.register_forward_hook(hidden) for layer in projector.modules() if is_activation(layer)]
     hooks += [projector.register_forward_hook(lambda module, inputs, outputs: keep("output", outputs))]
     try:
