@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from headstart.commands.rows import FOLDER
 from headstart.errors import UserError
 from headstart.run.files import write_text
@@ -22,15 +24,16 @@ def results(options: argparse.Namespace) -> None:
     if not files:
         raise UserError(f"{FOLDER}: no rows; python -m headstart sweep rows NAME writes those of a sweep")
     grids = [read_grid(Path("sweeps") / f"{file.stem}.yaml") for file in files]
+    printed: list[pd.DataFrame] = []  # tables of gains
     for grid, file in zip(grids, files, strict=True):
         page = OUT / f"{grid.name}.md"
-        write_text(page, _page(grid, file))
+        write_text(page, _page(grid, file, printed))
         say(str(page))
-    write_text(OUT / "README.md", _overview(grids, files))
+    write_text(OUT / "README.md", _overview(grids, files, printed))
     say(str(OUT / "README.md"))
 
 
-def _overview(grids: Sequence[Grid], files: Sequence[Path]) -> str:
+def _overview(grids: Sequence[Grid], files: Sequence[Path], printed: Sequence[pd.DataFrame]) -> str:
     """All committed rows on one screen: each by its endpoint, and by the other scores that its grid's file names."""
     found: list[overview.Line] = []
     for grid, file in zip(grids, files, strict=True):
@@ -49,11 +52,23 @@ def _overview(grids: Sequence[Grid], files: Sequence[Path]) -> str:
         "In bold: the endpoint, the score that a grid names beforehand. First stand the grids that tell freezing "
         "from content; of these first those that can tell, last those that cannot: there SimCLR does not clearly beat "
         "what needs no training, and a difference means nothing.",
+        _chance(printed),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _page(grid: Grid, file: Path) -> str:
+def _chance(printed: Sequence[pd.DataFrame]) -> str:
+    """How many of all printed gains leave zero out, and how many would where nothing had any effect."""
+    rows_of_all = pd.concat(printed, ignore_index=True).dropna(subset=["low"])
+    apart = int(((rows_of_all["low"] > 0) | (rows_of_all["high"] < 0)).sum())
+    number = len(rows_of_all)
+    return (
+        f"Of the {number} gains with an interval that the grids' pages print, {apart} leave zero out; intervals that "
+        f"hold 95 % do so in about {number * 0.05:.0f} where nothing has any effect."
+    )
+
+
+def _page(grid: Grid, file: Path, printed: list[pd.DataFrame]) -> str:
     table = rows.read_csv(file)
     runs = rows.finished(table, str(file))
     made = "Made by `make results` of [the rows](../../" + f"{file.as_posix()}): {'; '.join(table.attrs['comments'])}."
@@ -65,7 +80,7 @@ def _page(grid: Grid, file: Path) -> str:
     for make, key in ((_gains, "gains"), (_means, "means")):
         for options in grid.results.get(key, []):
             number += 1
-            parts += make(grid, runs, options, f"{grid.name}{'' if number == 1 else f'-{number}'}")
+            parts += make(grid, runs, options, f"{grid.name}{'' if number == 1 else f'-{number}'}", printed)
     return "\n\n".join(parts) + "\n"
 
 
@@ -81,11 +96,14 @@ def _judged(grid: Grid, runs: rows.Table, score: str) -> list[str]:
     return parts
 
 
-def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: str) -> list[str]:
+def _gains(
+    grid: Grid, runs: rows.Table, options: dict[str, str], figure: str, printed: list[pd.DataFrame]
+) -> list[str]:
     of, against = options.get("of", gains.ARM), options.get("against", gains.BASELINE)
     by = gains.names(options.get("by", ""))
     score = options.get("score", grid.endpoint)
     table = gains.gains(runs.runs, of, against, by, score)
+    printed.append(table)
     what = f"{score}: {of} against {against}" + (f", by {', '.join(by)}" if by else "")
     write_text(OUT / f"{figure}.svg", gains.drawing(table, against, f"{grid.name}, {score}"))
     return [
@@ -95,7 +113,9 @@ def _gains(grid: Grid, runs: rows.Table, options: dict[str, str], figure: str) -
     ]
 
 
-def _means(grid: Grid, runs: rows.Table, options: dict[str, str], figure: str) -> list[str]:
+def _means(
+    grid: Grid, runs: rows.Table, options: dict[str, str], figure: str, printed: list[pd.DataFrame]
+) -> list[str]:
     by, scores = gains.names(options["by"]), gains.names(options["score"])
     table = means.means(runs.runs, by, scores)
     means.picture(OUT / f"{figure}.png", table, by, scores, grid.name)

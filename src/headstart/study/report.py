@@ -6,7 +6,8 @@ from typing import Any
 from headstart.settings import SAME
 from headstart.study import curves, gradients, sections
 from headstart.study.metrics import BASELINES, gather, headings
-from headstart.study.page import Block, Page, Picture, Text, table
+from headstart.study.page import Block, Page, Picture, Points, Text, table
+from headstart.study.reconstruction import poor_autoencoder
 from headstart.study.writing import UNKNOWN, number
 
 # dataset -> what metrics.gather reads
@@ -108,7 +109,23 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
         "statistics of train images; raw pixels are no network's; majority always says the commonest class.",
         "note",
     )
-    return (table("result-table", caption, records, numbers), note)
+    return (table("result-table", caption, records, numbers), note, *_signs(summaries))
+
+
+def _signs(summaries: Summaries) -> tuple[Block, ...]:
+    """The paper's signs of failure, as far as a single run shows them."""
+    found = []
+    for name, summary in summaries.items():
+        coder = summary["simclr"]["autoencoder"] or {}
+        if "mean_image_mse" in coder:
+            found.append(poor_autoencoder(name, coder["test_mse"], coder["mean_image_mse"])[1])
+    if not found:
+        return ()
+    found.append(
+        "The paper's other signs of failure, a large gap between frozen and trainable layer and an arm below the random "
+        "head, show beside other runs alone: `make report`."
+    )
+    return (Points(tuple(found)),)
 
 
 def _transfer(summaries: Summaries) -> tuple[Block, ...]:

@@ -14,11 +14,11 @@ from headstart.study import metrics
 from headstart.study.claims.contrasts import Contrast, arm, arm_name, paired_effects, sentence
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from headstart.study.claims.verdict import BETTER, WORSE, Effect, hull, outcome
+from headstart.study.reconstruction import poor_autoencoder
 from headstart.study.rows import SCORE
 from headstart.study.writing import counted, span
 
 PERMUTED = ("autoencoder_permuted", True)  # a second draw of the same layer: an A/A pair
-POOR = 0.5  # an autoencoder that leaves more of the mean image's error than this is a poor one
 # What a baseline depends on: rows that agree in these have the same
 _SAME_START = ["dataset", "protocol", "seed", "backbone", "standardize"]
 
@@ -148,16 +148,6 @@ def _poor_autoencoders(runs: pd.DataFrame) -> list[tuple[bool, str]]:
             continue
         found.append(poor_autoencoder(str(dataset), float(error), float(mean)))
     return found
-
-
-def poor_autoencoder(dataset: str, error: float, mean: float) -> tuple[bool, str]:
-    """Return whether an autoencoder is poor, and in a sentence what it leaves of the mean image's error."""
-    poor = error > POOR * mean
-    words = "poor, no benefit to expect" if poor else "not poor"
-    return poor, (
-        f"Autoencoder of {dataset}: test MSE {error:.4f}, that of the mean image {mean:.4f}: it leaves "
-        f"{error / mean:.0%} ({words}; poor is above {POOR:.0%})."
-    )
 
 
 def _gaps(runs: pd.DataFrame, margin: float) -> list[tuple[bool, str]]:
