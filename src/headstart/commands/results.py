@@ -93,6 +93,10 @@ def _judged(grid: Grid, runs: rows.Table, score: str) -> list[str]:
     parts = [title, *tables.sensitivity(able, signs, depth=3)]
     if chosen := grid.results.get("claims"):
         parts += ["### Claims", tables.brief(claims.evaluate(runs.runs, chosen, margin, score)), tables.UNITS]
+        if judged.groupby("dataset")["learning_rate"].nunique().max() > 1:
+            own, notes = rows.at_best_rate(runs.runs)
+            answers = claims.evaluate(own, chosen, margin, score)
+            parts += ["### Claims, each arm at its own learning rate", *notes, tables.brief(answers)]
     return parts
 
 
