@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from headstart import history, settings
@@ -101,6 +102,33 @@ def test_csv_json_and_latex_hold_the_same_numbers(grid, compare):
 def test_rows_are_saved_and_read_back(grid, tmp_path, compare):
     compare(grid, "--rows", "rows.csv", "--claim", "C1", "--save-rows", str(tmp_path / "again.csv"))
     assert (tmp_path / "again.csv").read_text() == (grid / "rows.csv").read_text()
+
+
+def test_the_grid_of_committed_rows_names_score_and_margin_and_options_win(grid, tmp_path, compare):
+    (tmp_path / "sweeps" / "results").mkdir(parents=True)
+    runs = make(lambda row: 0.8 + 0.02 * (row["projector_init"] == "autoencoder"))
+    runs["probe_few5"] = runs["probe_test_top1"] / 2
+    (tmp_path / "sweeps" / "results" / "mine.csv").write_text(rows.to_csv(runs))
+    (tmp_path / "sweeps" / "mine.yaml").write_text("endpoint: few5\nmargins: {few5: 0.5}\naxes: {seed: [0]}")
+    own = ("--rows", "sweeps/results/mine.csv", "--claim", "C1", "--format", "brief")
+    page = compare(tmp_path, *own)
+    assert "Judged by few5; a difference below 0.5 points does not matter, as sweeps/mine.yaml says." in page
+    assert re.search(r"random \(trainable\): \+(0\.9|1\.0)\d ", page) and "**unknown** digits, few5" in page
+    assert JUDGED in compare(tmp_path, *own, "--score", "top1")
+    assert "Judged by few5; a difference below 3 points does not matter." in compare(tmp_path, *own, "--margin", "3")
+
+
+def test_each_arm_at_its_own_rate_on_request(tmp_path, compare, refused):
+    runs = make(lambda row: 0.8 + 0.02 * (row["projector_init"] == "autoencoder"))
+    slow = runs.assign(learning_rate=0.1, probe_val_top1=0.5, probe_test_top1=0.4, train_loss=runs["train_loss"] + 1)
+    both = pd.concat([runs.assign(learning_rate=0.2), slow], ignore_index=True)
+    (tmp_path / "rows.csv").write_text(rows.to_csv(both))
+    page = compare(tmp_path, "--rows", "rows.csv", "--claim", "C1", "--format", "brief", "--best-learning-rate")
+    assert "digits, autoencoder (frozen), relu: 0.2 of 0.1, 0.2" in page
+    assert "autoencoder (frozen) - random (trainable): +1.9" in page or "(trainable): +2.0" in page
+    (tmp_path / "one.csv").write_text(rows.to_csv(runs.assign(learning_rate=0.2)))
+    message = refused(tmp_path, "--rows", "one.csv", "--best-learning-rate")
+    assert "--best-learning-rate: no arm has runs at several learning rates" in message
 
 
 def test_what_cannot_be_computed_is_one_line(grid, tmp_path, refused):

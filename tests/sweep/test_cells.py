@@ -143,6 +143,12 @@ def test_cells_that_come_to_the_same_are_one(place):
     assert [cell.overrides["projector.freeze"] for cell in cells] == ["auto", False]
 
 
+def test_autoencoders_that_learn_from_other_things_are_others(place):
+    inits = ("autoencoder", "autoencoder_shuffled", "autoencoder_aligned", "autoencoder_noise", "autoencoder_untrained")
+    cells = cells_of(place, f"fixed: {{datasets: digits}}\naxes:\n  projector.init: [{', '.join(inits)}]\n")
+    assert len({cell.autoencoder for cell in cells}) == 3 and len({cell.identity for cell in cells}) == 5
+
+
 def test_an_autoencoder_is_shared_by_all_that_differ_in_the_head_alone(place):
     cells = cells_of(
         place,
@@ -151,7 +157,7 @@ def test_an_autoencoder_is_shared_by_all_that_differ_in_the_head_alone(place):
     )
     needed = {cell.autoencoder for cell in cells if cell.autoencoder}
     assert sorted(key.rpartition("-")[0] for key in needed) == [
-        f"digits-{dim}-{seed}" for dim in (16, 32) for seed in (0, 1)
+        f"digits-{dim}-{seed}-images" for dim in (16, 32) for seed in (0, 1)
     ]
     assert all(
         (cell.autoencoder is None) == (cell.overrides["projector.init"] in ("random", "orthogonal")) for cell in cells

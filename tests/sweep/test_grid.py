@@ -61,7 +61,7 @@ def test_datasets_is_an_axis_of_names(grid):
 
 
 WRONG = {
-    "axis: {seed: [0]}": "g.yaml: axis: unknown key (nearest: axes); allowed here: description, fixed, axes",
+    "axis: {seed: [0]}": "g.yaml: axis: unknown key (nearest: axes); allowed here: description, endpoint",
     "description: x": "g.yaml: axes: missing; must hold at least one axis",
     "axes: {seed: 0}": "g.yaml: axes.seed: 0 must be a list of at least one value",
     "axes: {seed: []}": "g.yaml: axes.seed: [] must be a list of at least one value",
@@ -78,6 +78,10 @@ WRONG = {
     "fixed: {datasets: [digits, mine]}\naxes: {seed: [0]}": "datasets: ['digits', 'mine'] must name one dataset",
     "axes: {data.archives: ['${x}']}": "axes.data.archives: '${x}' must not hold ${",
     "axes: {seed: [0}": "g.yaml: not valid YAML",
+    "axes: {seed: [0]}\nendpoint: [few5]": "g.yaml: endpoint: ['few5'] must be the name of a score, as few5",
+    "axes: {seed: [0]}\nmargins: {few5: 0}": "g.yaml: margins.few5: 0 must be a number of points above 0",
+    "axes: {seed: [0]}\nmargins: {few5: true}": "g.yaml: margins.few5: True must be a number of points above 0",
+    "axes: {seed: [0]}\nmargins: [few5]": "g.yaml: margins: ['few5'] must be a mapping",
 }
 
 
@@ -101,6 +105,12 @@ def test_a_grid_is_found_by_its_name_alone(tmp_path, monkeypatch):
     assert read_grid(Path("small")).path == Path("sweeps/small.yaml")
     with pytest.raises(UserError, match="large: No such file or directory"):
         read_grid(Path("large"))
+
+
+def test_the_endpoint_and_its_margin_are_named_beforehand(grid):
+    named = grid("endpoint: knn20\nmargins: {knn20: 0.5, top1: 1}\naxes: {seed: [0]}")
+    assert (named.endpoint, named.margins) == ("knn20", {"knn20": 0.5, "top1": 1})
+    assert (grid("axes: {seed: [0]}").endpoint, grid("axes: {seed: [0]}").margins) == ("top1", {})
 
 
 def test_what_results_are_made_of_the_rows_is_named_and_checked(grid):

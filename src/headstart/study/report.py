@@ -122,8 +122,8 @@ def _signs(summaries: Summaries) -> tuple[Block, ...]:
     if not found:
         return ()
     found.append(
-        "The paper's other signs of failure, a large gap between frozen and trainable layer and an arm below the random "
-        "head, show beside other runs alone: `make report`."
+        "The paper's other signs of failure, a large gap between frozen and trainable layer and an arm below the "
+        "random head, show beside other runs alone: `make report`."
     )
     return (Points(tuple(found)),)
 
