@@ -59,7 +59,7 @@ def _lead(data: rows.Table, answers: Sequence[Answer]) -> str:
         nothing = sections.nothing_to_compare(len(data.runs), data.runs["seed"].nunique())
         return f"{rows.describe(data)} {nothing}"
     words = {verdict: sum(answer.everything.verdict == verdict for answer in answers) for verdict in tables.VERDICTS}
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in words.items())
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in words.items() if number or verdict != CANNOT_TELL)
     return f"{rows.describe(data)} Of {len(answers)} claims: {counts}."
 
 
@@ -70,15 +70,14 @@ def _sensitivity(runs: pd.DataFrame, score: str, margin: float) -> tuple[Block, 
     able = sensitivity.assays(runs, score, margin)
     words = {True: Chip("these runs can tell", "yes"), False: Chip(CANNOT_TELL, "no"), None: Chip("unknown", "open")}
     heads, cells = tables.assay_table(able)
-    columns = tuple(Column(title, title not in ("dataset", "score", "SimCLR is")) for title in heads)
+    columns = tuple(Column(title, title not in ("dataset", "score", "of")) for title in heads)
     signs = sensitivity.signs_of_failure(runs, margin)
     return (
         *(block for assay in able for block in (Chips((words[assay.passes],)), Text(assay.reason))),
         Table(
             "sensitivity-table",
-            f"SimCLR minus what needs no training, in points of {score}, with 95 % intervals; the A/A pair is the "
-            f"autoencoder's layer minus itself with its columns permuted, which is nothing but noise. "
-            f"{figures.stands_on(runs)}",
+            f"SimCLR and what needs no training, by {score}, with 95 % intervals; the A/A pair, the autoencoder's layer "
+            f"minus itself with its columns permuted, is noise. {figures.stands_on(runs)}",
             columns,
             tuple(map(tuple, cells)),
         ),

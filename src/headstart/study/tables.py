@@ -89,18 +89,18 @@ def sensitivity(able: Sequence[Assay], signs: Signs, depth: int = 2) -> list[str
 
 
 def assay_table(able: Sequence[Assay]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: SimCLR, what needs no training, the differences with intervals, and the A/A pair."""
-    titles = list(BASELINES.values())
-    heads = ["dataset", "score", "SimCLR is", "SimCLR, %", *(f"{title}, %" for title in titles)]
-    heads += [*(f"SimCLR minus {title}" for title in titles), "A/A pair"]
+    """Return headings and rows: of each dataset SimCLR, what needs no training with its difference, and the A/A pair."""
     rows = []
     for assay in able:
-        levels = [_blank(100 * gain.level, ".2f") or writing.UNKNOWN for gain in assay.gains]
-        gains = [_interval(gain.value, gain.low, gain.high) for gain in assay.gains]
+        where = [assay.dataset, assay.score]
+        rows.append([*where, f"SimCLR: {assay.arm}", f"{100 * assay.level:.2f}", ""])
+        for gain in assay.gains:
+            level = _blank(100 * gain.level, ".2f") or writing.UNKNOWN
+            rows.append([*where, BASELINES[gain.baseline], level, _interval(gain.value, gain.low, gain.high)])
         noise = assay.noise
         pair = _interval(noise.value, noise.low, noise.high) if noise else writing.UNKNOWN
-        rows.append([assay.dataset, assay.score, assay.arm, f"{100 * assay.level:.2f}", *levels, *gains, pair])
-    return heads, rows
+        rows.append([*where, "A/A pair, their difference", "", pair])
+    return ["dataset", "score", "of", "%", "SimCLR minus it, points"], rows
 
 
 def _interval(value: float, low: float, high: float) -> str:
