@@ -10,7 +10,7 @@ import pandas as pd
 
 from headstart.errors import UserError
 from headstart.run import files, paths
-from headstart.study import claims, published, rows, tables
+from headstart.study import claims, published, rows, tables, writing
 from headstart.study.claims import sensitivity
 from headstart.study.claims.verdict import MARGIN
 from headstart.study.experiments import read_dvc, tracked_rows
@@ -57,8 +57,8 @@ def endpoint(options: argparse.Namespace, sources: Sequence[str]) -> tuple[str, 
     score = options.score or (grid.endpoint if grid else ENDPOINT)
     margin = options.margin or (grid.margins.get(score, MARGIN) if grid else MARGIN)
     by = f", as {path} says" if path and not (options.score or options.margin) else ""
-    points = f"{margin:g} {'point' if margin == 1 else 'points'}"
-    return score, float(margin), f"Judged by {score}; a difference below {points} does not matter{by}."
+    told = f"Judged by {score}; a difference below {writing.points(margin)} does not matter{by}."
+    return score, float(margin), told
 
 
 def grid_of(source: str) -> Path | None:

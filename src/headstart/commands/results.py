@@ -10,7 +10,7 @@ from headstart.commands.rows import FOLDER
 from headstart.errors import UserError
 from headstart.run.files import write_text
 from headstart.run.stage import say
-from headstart.study import claims, gains, means, overview, rows, tables
+from headstart.study import claims, gains, means, overview, rows, tables, writing
 from headstart.study.claims import sensitivity
 from headstart.study.claims.verdict import MARGIN
 from headstart.sweep.grid import Grid, read_grid
@@ -89,7 +89,7 @@ def _judged(grid: Grid, runs: rows.Table, score: str) -> list[str]:
     margin = grid.margins.get(score, MARGIN)
     judged = rows.judged_by(runs.runs, score)
     able, signs = sensitivity.assays(judged, score, margin), sensitivity.signs_of_failure(judged, margin)
-    title = f"## Judged by {score}{', the endpoint' if score == grid.endpoint else ''}, margin {margin:g} points"
+    title = f"## Judged by {score}{', the endpoint' if score == grid.endpoint else ''}, margin {writing.points(margin)}"
     parts = [title, *tables.sensitivity(able, signs, depth=3)]
     if chosen := grid.results.get("claims"):
         parts += ["### Claims", tables.brief(claims.evaluate(runs.runs, chosen, margin, score)), tables.UNITS]

@@ -59,7 +59,8 @@ def _lead(data: rows.Table, answers: Sequence[Answer]) -> str:
         nothing = sections.nothing_to_compare(len(data.runs), data.runs["seed"].nunique())
         return f"{rows.describe(data)} {nothing}"
     words = {verdict: sum(answer.everything.verdict == verdict for answer in answers) for verdict in tables.VERDICTS}
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in words.items() if number or verdict != CANNOT_TELL)
+    told = {verdict: number for verdict, number in words.items() if number or verdict != CANNOT_TELL}
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in told.items())
     return f"{rows.describe(data)} Of {len(answers)} claims: {counts}."
 
 

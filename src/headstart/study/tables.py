@@ -89,7 +89,7 @@ def sensitivity(able: Sequence[Assay], signs: Signs, depth: int = 2) -> list[str
 
 
 def assay_table(able: Sequence[Assay]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: of each dataset SimCLR, what needs no training with its difference, and the A/A pair."""
+    """Return headings and rows: of each dataset SimCLR, what needs no training and its difference, and the A/A pair."""
     rows = []
     for assay in able:
         where = [assay.dataset, assay.score]

@@ -65,6 +65,11 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
+def points(number: float) -> str:
+    """Return "1 point" or "0.5 points"."""
+    return f"{number:g} point{'' if number == 1 else 's'}"
+
+
 def number(value: float | None, style: str, unknown: str = UNKNOWN) -> str:
     """Return a number in a style of `format`, or what stands for an unknown one: None or NaN."""
     return unknown if value is None or math.isnan(value) else format(value, style)
