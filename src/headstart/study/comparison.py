@@ -77,8 +77,8 @@ def _sensitivity(runs: pd.DataFrame, score: str, margin: float) -> tuple[Block, 
         *(block for assay in able for block in (Chips((words[assay.passes],)), Text(assay.reason))),
         Table(
             "sensitivity-table",
-            f"SimCLR and what needs no training, by {score}, with 95 % intervals; the A/A pair, the autoencoder's layer "
-            f"minus itself with its columns permuted, is noise. {figures.stands_on(runs)}",
+            f"SimCLR and what needs no training, by {score}, with 95 % intervals; the A/A pair, the autoencoder's "
+            f"layer minus itself with its columns permuted, is noise. {figures.stands_on(runs)}",
             columns,
             tuple(map(tuple, cells)),
         ),
