@@ -9,20 +9,51 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Whole:
+    """Images at full resolution, one after the other, from which crops are cut.
+
+    pixels: uint8, image i from starts[i] on, its rows of (height, width, 3) as `sizes` (N, 2) says; starts: (N,) int64.
+    Memory-mapped where they come from a file: only what is cut out is read.
+    """
+
+    pixels: Tensor
+    starts: Tensor
+    sizes: Tensor
+
+    def crops(self, rows: Tensor, box: Tensor, size: int) -> Tensor:
+        """Return crops of rows (B,) as (B, size, size, 3) uint8, bilinear with anti-aliasing, as Pillow's 8 bits.
+
+        box: (B, 4) top, left, height, width as shares of each image, which come to whole pixels.
+        """
+        found = torch.empty(len(rows), size, size, 3, dtype=torch.uint8)
+        for number, (row, shares) in enumerate(zip(rows.tolist(), box.double(), strict=True)):
+            height, width = self.sizes[row].tolist()
+            start = int(self.starts[row])
+            image = self.pixels[start : start + 3 * height * width].view(height, width, 3)
+            scale = torch.tensor([height, width, height, width], dtype=torch.float64)
+            top, left, tall, wide = (shares * scale).round().long().tolist()
+            crop = image[top : top + max(tall, 1), left : left + max(wide, 1)].permute(2, 0, 1)[None]
+            resized = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)
+            found[number] = resized[0].permute(1, 2, 0)
+        return found
+
+
+@dataclass(frozen=True)
 class Split:
     """Images and labels of one split.
 
     images: (N, S, S, 3) uint8 RGB, squashed to a square; labels: (N,) int64; sizes: (N, 2) int64 original height and
-    width.
+    width; whole: the same images at full resolution, where views are cut from these.
     """
 
     images: Tensor
     labels: Tensor
     sizes: Tensor
+    whole: Whole | None = None
 
     def to(self, device: torch.device) -> "Split":
-        """Return the split with its images on `device`; labels and sizes stay on the host, where batches are drawn."""
-        return Split(self.images.to(device), self.labels, self.sizes)
+        """Return the split with its images on `device`; all else stays on the host, where batches are drawn."""
+        return Split(self.images.to(device), self.labels, self.sizes, self.whole)
 
 
 @dataclass(frozen=True)
@@ -40,15 +71,19 @@ class Standardize:
 
 
 def array_path(folder: Path, split: str, part: str) -> Path:
-    """Return the file of one array of a prepared dataset; part: images, labels or sizes."""
+    """Return the file of one array of a prepared dataset; part: images, labels, sizes, or whole and starts."""
     return folder / f"{split}_{part}.npy"
 
 
 def load_split(folder: Path, split: str) -> Split:
     """Return one split of a prepared dataset, its images memory-mapped."""
-    images = np.load(array_path(folder, split, "images"), mmap_mode="c")
-    return Split(
-        torch.from_numpy(images),
-        torch.from_numpy(np.load(array_path(folder, split, "labels"))).long(),
-        torch.from_numpy(np.load(array_path(folder, split, "sizes"))).long(),
-    )
+    images, labels, sizes = (_load(folder, split, part) for part in ("images", "labels", "sizes"))
+    whole = None
+    if array_path(folder, split, "whole").exists():
+        whole = Whole(_load(folder, split, "whole"), _load(folder, split, "starts"), sizes.long())
+    return Split(images, labels.long(), sizes.long(), whole)
+
+
+def _load(folder: Path, split: str, part: str) -> Tensor:
+    mapped = part in ("images", "whole")
+    return torch.from_numpy(np.load(array_path(folder, split, part), mmap_mode="c" if mapped else None))

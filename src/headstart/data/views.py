@@ -9,7 +9,7 @@ Crops are resampled by two matrix products with anti-aliased triangle filters, w
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated
 
 import torch
@@ -70,6 +70,10 @@ class Draw:
     def rows(self, part: slice | Tensor) -> "Draw":
         """Return the parameters of some of the views: a slice of them, or (M,) int64 indices."""
         return Draw(*(getattr(self, field.name)[part] for field in fields(self)))
+
+    def cropped(self) -> "Draw":
+        """Return the parameters of what is left to do with views that are cut out already."""
+        return replace(self, box=torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(len(self.box), 4))
 
 
 def draw(views: Views, sizes: Tensor, generator: torch.Generator) -> Draw:

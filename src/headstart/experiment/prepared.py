@@ -72,7 +72,7 @@ def prepare(
 
     standardize: whether to standardise by this dataset's own statistics, or those of another one. pretrain_on: `train`
     or `train_and_val`, where there are no unlabelled images. Raises UserError where what pretrains holds fewer images
-    than batch_size.
+    than batch_size, and for both where images lie at full resolution.
     """
     own = (UNLABELLED,) if UNLABELLED in meta["num_images"] else tuple(pretrain_on.split("_and_"))
     if batch_size > (most := sum(meta["num_images"][name] for name in own)):
@@ -82,11 +82,15 @@ def prepare(
         standardize = Standardize(tuple(meta["mean"]), tuple(meta["std"])) if standardize else None
     names = [name for name in (*SPLITS, UNLABELLED) if name in meta["num_images"]]
     splits = {name: Images(read(name).to(device), size, standardize) for name in names}
+    if len(own) > 1 and splits[own[0]].split.whole is not None:
+        raise UserError("params.yaml: data.pretrain_on: train_and_val must be train with data.stored_size: full")
     pretrain = splits[own[0]] if len(own) == 1 else _joined([splits[name] for name in own])
     return Prepared(tuple(meta["classes"]), meta["hash"], pretrain, *(splits[name] for name in SPLITS))
 
 
 def _joined(parts: Sequence[Images]) -> Images:
     """The images of several splits, one after the other; in memory, not mapped."""
-    fields = [torch.cat([getattr(part.split, name) for part in parts]) for name in ("images", "labels", "sizes")]
-    return replace(parts[0], split=Split(*fields))
+    images, labels, sizes = (
+        torch.cat([getattr(part.split, name) for part in parts]) for name in ("images", "labels", "sizes")
+    )
+    return replace(parts[0], split=Split(images, labels, sizes))

@@ -181,8 +181,11 @@ def assemble(method: Method, data: Prepared, start: Start | None, group: Group =
     """Return the training of a method on a dataset.
 
     start: the autoencoder that the head starts from, None where it needs none. Raises UserError where the backbone does
-    not run at the images' size, or the embedding does not fit the head.
+    not run at the images' size, the embedding does not fit the head, or views are to be rotated that are cut from
+    images at full resolution.
     """
+    if method.views.rotate and data.pretrain.split.whole is not None:
+        raise UserError("params.yaml: data.stored_size: full must be null or pixels with views that rotate")
     backbone = build_backbone(method.backbone, method.seed).to(data.device)
     check_forward(backbone, method.backbone, data.size)
     projector = _head(method, backbone, data, start).to(data.device)

@@ -116,6 +116,16 @@ def _decode(data: Encoded, side: int, crop_bottom: int) -> tuple[np.ndarray, tup
         raise UnreadableError(_reason(error)) from None
 
 
+def decode_whole(data: Encoded, crop_bottom: int = 0) -> np.ndarray:
+    """Return (height, width, 3) uint8 RGB pixels of an image at its original size; otherwise as `decode`."""
+    with quiet():
+        image, _, turned = _open(data, crop_bottom)
+        if turned:
+            ImageOps.exif_transpose(image, in_place=True)
+        image = image.crop((0, 0, image.width, image.height - crop_bottom)) if crop_bottom else image
+        return np.asarray(_to_rgb(image))
+
+
 def measure(data: Encoded, crop_bottom: int = 0) -> tuple[int, int] | None:
     """Return the original (height, width) from an image's header, None where it has none; as `decode` does."""
     try:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import joblib  # its workers do not import the main script
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from headstart.data import SPLITS, UNLABELLED
 from headstart.data.arrays import array_path
 from headstart.errors import UserError
-from headstart.ingest.decode import Encoded, Job, Stored, histogram, measure, quiet, store, store_quietly
+from headstart.ingest.decode import Encoded, Job, Stored, decode_whole, histogram, measure, quiet, store, store_quietly
 from headstart.ingest.formats import Listing
 from headstart.randomness import numpy_generator
 
@@ -24,6 +24,7 @@ LISTED = 100  # unreadable images that an error names
 # Below this, starting worker processes (half a second each) takes longer than they save
 SERIAL_IMAGES, SERIAL_BYTES = 3000, 2**24
 DIGEST_BYTES = 2**23
+WHOLE = "full"  # stored_size: images are kept at full resolution too, for views to be cut from
 # Of an encoded image, on average: below this, threads wait for each other's Python more than they decode
 THREADS_BYTES = 2**13
 
@@ -32,12 +33,12 @@ THREADS_BYTES = 2**13
 class Packing:
     """How a listing is packed.
 
-    image_size: what models are trained on; stored_size: see `stored_side`; fractions: of each class, for the splits
-    that the dataset does not bring along; seed: of those splits.
+    image_size: what models are trained on; stored_size: see `stored_side`, or WHOLE; fractions: of each class, for the
+    splits that the dataset does not bring along; seed: of those splits.
     """
 
     image_size: int
-    stored_size: int | None
+    stored_size: int | Literal["full"] | None
     val_fraction: float
     test_fraction: float
     seed: int
@@ -49,7 +50,7 @@ class Packing:
 
         Raises UserError where images would be stored smaller than they are trained on.
         """
-        if options.stored_size is not None and options.stored_size < image_size:
+        if isinstance(options.stored_size, int) and options.stored_size < image_size:
             raise UserError(
                 f"params.yaml: data.stored_size: {options.stored_size} must be null or at least the image_size of "
                 f"{dataset} in datasets.yaml, {image_size}"
@@ -63,7 +64,9 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
 
     Where the dataset has unlabelled images, unlabelled_*.npy too, with labels -1.
 
-    images: (N, S, S, 3) uint8; labels: (N,) int64; sizes: (N, 2) int64 original height and width. Returned: classes,
+    images: (N, S, S, 3) uint8; labels: (N,) int64; sizes: (N, 2) int64 original height and width. With stored_size
+    WHOLE, where images are larger than they are trained on, also whole and starts of all splits but test: see
+    data.arrays.Whole. Returned: classes,
     num_images by split, image_size, stored_size (S), crop_bottom (rows cut off), mean and std per channel of the stored
     train pixels in [0, 1], skipped (names of the unreadable images left out), hash of all arrays. Leaving images out
     changes nothing else: the arrays are those of a dataset without them. Raises UserError for unreadable images unless
@@ -90,6 +93,9 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
     for split in names:
         np.save(array_path(folder, split, "labels"), listing.labels[kept][splits == split])
         np.save(array_path(folder, split, "sizes"), sizes[splits == split])
+    whole = packing.stored_size == WHOLE and side > packing.image_size
+    if whole:
+        _store_whole(listing, kept, splits, sizes, folder)
     mean, std = _moments(stored.histogram)
     return {
         "classes": listing.classes,
@@ -100,7 +106,7 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
         "mean": mean,
         "std": std,
         "skipped": [listing.names[index] for index in sorted(skipped)],
-        "hash": _digest(folder, names),
+        "hash": _digest(folder, names, whole),
     }
 
 
@@ -121,13 +127,14 @@ def _first_sizes(listing: Listing) -> list[tuple[int, int]]:
 def stored_side(sizes: list[tuple[int, int]], packing: Packing) -> int:
     """Return S for images of these original (height, width).
 
-    The training size if no short side exceeds it; else the stored size (default: twice the training size), but no more
-    than the largest short side there is.
+    The training size if no short side exceeds it; else the stored size (default, and beside whole images: twice the
+    training size), but no more than the largest short side there is.
     """
     largest = max((min(size) for size in sizes), default=0)
     if largest <= packing.image_size:
         return packing.image_size
-    return min(packing.stored_size or 2 * packing.image_size, largest)
+    wanted = packing.stored_size if isinstance(packing.stored_size, int) else 2 * packing.image_size
+    return min(wanted, largest)
 
 
 def assign_splits(listing: Listing, kept: np.ndarray, packing: Packing) -> np.ndarray:
@@ -201,6 +208,49 @@ def _store_all(
     if failures:
         raise failures[0]
     return total
+
+
+def _store_whole(listing: Listing, kept: np.ndarray, splits: np.ndarray, sizes: np.ndarray, folder: Path) -> None:
+    """Decode the kept images of all splits but test once more, at full resolution, one after the other."""
+    places = np.full(len(listing.names), -1)
+    of = np.full(len(listing.names), "", dtype="U10")
+    arrays = {}
+    for split in (name for name in _split_names(listing) if name != "test"):
+        mask = splits == split
+        lengths = 3 * sizes[mask].prod(1)
+        starts = np.cumsum(lengths) - lengths
+        need, free = int(lengths.sum()), shutil.disk_usage(folder).free
+        if need > free:
+            raise UserError(
+                f"{listing.source}: the {split} images at full resolution take {need} bytes, {free} are free; give "
+                "data.stored_size pixels"
+            )
+        np.save(array_path(folder, split, "starts"), starts.astype(np.int64))
+        arrays[split] = np.lib.format.open_memmap(array_path(folder, split, "whole"), "w+", np.uint8, (need,))
+        places[kept[mask]], of[kept[mask]] = starts, split
+
+    def write(index: int, data: Encoded) -> None:
+        pixels = decode_whole(data, listing.crop_bottom)
+        arrays[str(of[index])][places[index] : places[index] + pixels.size] = pixels.reshape(-1)
+
+    wanted = ((one, image) for one, image in _single(listing) if places[one] >= 0)
+    # order does not matter; few are read ahead
+    for _ in joblib.Parallel(-1, backend="threading", return_as="generator_unordered")(
+        joblib.delayed(write)(one, image) for one, image in wanted
+    ):
+        pass
+    for array in arrays.values():
+        array.flush()
+
+
+def _single(listing: Listing) -> Iterator[tuple[int, Encoded]]:
+    """Yield (index, image) of a listing, blocks taken apart."""
+    for index, data in listing.read():
+        if isinstance(index, range):
+            assert isinstance(data, np.ndarray)
+            yield from zip(index, data, strict=True)
+        else:
+            yield index, data
 
 
 def _until_failure(chunks: Iterator[list[Job]], failures: list[Exception]) -> Iterator[list[Job]]:
@@ -289,9 +339,13 @@ def _moments(histogram: np.ndarray) -> tuple[list[float], list[float]]:
     return mean.tolist(), std.tolist()
 
 
-def _digest(folder: Path, splits: list[str]) -> str:
+def _digest(folder: Path, splits: list[str], whole: bool) -> str:
     """Return a digest of all arrays: of their blocks' digests, so that all cores take part."""
     files = [array_path(folder, split, part) for split in splits for part in ("images", "labels", "sizes")]
+    if whole:
+        files += [
+            array_path(folder, split, part) for split in splits if split != "test" for part in ("whole", "starts")
+        ]
     blocks = [(file, start) for file in files for start in range(0, file.stat().st_size, DIGEST_BYTES)]
     digest = hashlib.sha256()
     parallel = joblib.Parallel(-1, backend="threading", return_as="generator")

@@ -64,7 +64,7 @@ class DataOptions:
     archives: str | None
     mirror: str | None
     skip_unreadable: bool
-    stored_size: Annotated[int, Range(4)] | None
+    stored_size: Annotated[int, Range(4)] | Literal["full"] | None
     pretrain_on: Literal["train", "train_and_val"]
     val_fraction: Annotated[float, Range(0, 0.5, open_low=True)]
     test_fraction: Annotated[float, Range(0, 0.5, open_low=True)]

@@ -95,7 +95,12 @@ class Batches:
             own = group.own_pairs(len(rows) // 2)
             rows, drawn = rows[own], drawn.rows(own)
         device = self.split.images.device
-        x_BCHW = render(self.split.images[rows.to(device, non_blocking=True)], drawn, self.views, self.image_size)
+        if self.split.whole is None:
+            images = self.split.images[rows.to(device, non_blocking=True)]
+        else:
+            images = self.split.whole.crops(rows, drawn.box, self.image_size).to(device)
+            drawn = drawn.cropped()
+        x_BCHW = render(images, drawn, self.views, self.image_size)
         if self.standardize is not None:
             x_BCHW = self.standardize(x_BCHW)
         return x_BCHW.contiguous(memory_format=torch.channels_last)
