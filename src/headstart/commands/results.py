@@ -52,6 +52,7 @@ def _overview(grids: Sequence[Grid], files: Sequence[Path], printed: Sequence[pd
         "In bold: the endpoint, the score that a grid names beforehand. First stand the grids that tell freezing "
         "from content; of these first those that can tell, last those that cannot: there SimCLR does not clearly beat "
         "what needs no training, and a difference means nothing.",
+        overview.shared_draws(found),
         _chance(printed),
     ]
     return "\n\n".join(parts) + "\n"

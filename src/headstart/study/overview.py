@@ -12,8 +12,9 @@ from headstart.study.claims.mechanism import FROZEN
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, between
 from headstart.study.claims.sensitivity import PERMUTED, Assay, assays
 from headstart.study.claims.verdict import hull, outcome
-from headstart.study.rows import judged_by
+from headstart.study.rows import SCORE, judged_by
 
+ENOUGH = 5  # pairs that a spread is told of
 # question -> the two arms whose difference answers it; the paper's gain is the sum of the next two
 QUESTIONS = {
     "the paper's gain": (PRETRAINED, DEFAULT),
@@ -30,7 +31,10 @@ EXPLAINED = (
 
 @dataclass(frozen=True)
 class Answered:
-    """A question's mean difference in points with its widest interval, NaN where there is none, and the outcome."""
+    """A question's mean difference in points with its widest interval, NaN where there is none, and the outcome.
+
+    spread: standard deviation of the pairs' differences, as a share of what runs that share no draws would give.
+    """
 
     value: float
     low: float
@@ -38,6 +42,7 @@ class Answered:
     outcome: str
     num_pairs: int
     num_seeds: int
+    spread: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,10 @@ def _answered(runs: pd.DataFrame, first: tuple[str, bool], second: tuple[str, bo
         return None
     low, high = hull(effects, contrast.name)
     main = effects[0]
-    return Answered(main.value, low, high, outcome(low, high, margin), main.num_pairs, main.num_seeds)
+    sides = [100 * contrast.pairs[f"{SCORE}_{side}"] for side in ("first", "second")]
+    apart = math.hypot(*(side.std() for side in sides))
+    spread = float(contrast.pairs["difference"].std()) / apart if apart else math.nan
+    return Answered(main.value, low, high, outcome(low, high, margin), main.num_pairs, main.num_seeds, spread)
 
 
 def markdown(found: Sequence[Line]) -> str:
@@ -118,6 +126,23 @@ def _cell(answer: Answered | None) -> str:
     if math.isnan(answer.low):
         return f"{answer.value:+.2f} no interval ({pairs})"
     return f"{writing.span(answer.value, answer.low, answer.high)} **{answer.outcome}** ({pairs})"
+
+
+def shared_draws(found: Sequence[Line]) -> str:
+    """Return in a sentence what it buys that runs of one seed share draws: of endpoints, from five pairs on."""
+    parts = []
+    for line in found:
+        known = [
+            f"{name} {answer.spread:.2f}"
+            for name, answer in zip(QUESTIONS, line.answers, strict=True)
+            if answer and answer.num_pairs >= ENOUGH
+        ]
+        if line.endpoint and line.splits_the_gain and known:
+            parts.append(f"{line.name}, {line.assay.score}: {', '.join(known)}")
+    return (
+        "Runs of one seed share all draws but their arm's own. The spread of their differences, as a share of what "
+        f"runs without any shared draw would have: {'; '.join(parts)}."
+    )
 
 
 def drawing(found: Sequence[Line], title: str) -> str:
