@@ -15,7 +15,7 @@ from headstart import settings
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 README_BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-DATASET_STAGES = ("download", "prepare", "pretrain_autoencoder", "train_simclr", "fit_probe")
+DATASET_STAGES = ("download", "prepare", "pretrain_autoencoder", "train_simclr", "fit_probe", "fit_baselines")
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -179,7 +179,7 @@ def test_all_evaluation_and_diagnostics_change_no_weight_and_transfer_trains_not
         "simclr.monitor_epochs": "1",
     }
     done = run(workspace, "dvc", "exp", "run", *(word for knob in knobs.items() for word in ("-S", "=".join(knob))))
-    assert executed(done.stdout) == {"train_simclr", "fit_probe", "report", "track"}
+    assert executed(done.stdout) == {"train_simclr", "fit_probe", "fit_baselines", "report", "track"}
     after = outs(workspace)
     for part in ("backbone", "projector"):
         name = f"models/simclr/digits/{part}.safetensors"

@@ -10,6 +10,11 @@ import pytest
 
 from tests.checkouts import checkout, outs, restore, run
 
+AFTER_PREPARE = (
+    *([stage, "--dataset", "digits"] for stage in ("train_simclr", "fit_probe", "fit_baselines")),
+    ["report"],
+)
+
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory):
@@ -74,7 +79,7 @@ def test_outs_are_the_same_with_a_dead_tracking_server(tracked, silent_server, k
     files = outs(tracked)
     address = silent_server if kind == "silent" else "http://127.0.0.1:9"
     started = time.monotonic()
-    stages = (["train_simclr", "--dataset", "digits"], ["fit_probe", "--dataset", "digits"], ["report"], ["track"])
+    stages = [*AFTER_PREPARE, ["track"]]
     errors = "".join(
         run(tracked, "python", "-m", f"stages.{name}", *options, MLFLOW_TRACKING_URI=address).stderr
         for name, *options in stages
@@ -89,7 +94,7 @@ def test_outs_are_the_same_with_tracking_off(tracked):
     files = outs(tracked)
     params = (tracked / "params.yaml").read_text()
     (tracked / "params.yaml").write_text(params.replace("enabled: true", "enabled: false"))
-    for name, *options in (["train_simclr", "--dataset", "digits"], ["fit_probe", "--dataset", "digits"], ["report"]):
+    for name, *options in AFTER_PREPARE:
         run(tracked, "python", "-m", f"stages.{name}", *options)
     assert outs(tracked) == files
     restore(tracked)
