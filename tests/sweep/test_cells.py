@@ -118,7 +118,7 @@ def test_recipes_are_compared_by_what_they_come_to(place):
     tree, row = settings.read_settings(place)["params.yaml"], settings.read_settings(place)["datasets.yaml"]["cifar10"]
     values = {
         f"{section}.{key}": value["paper"]
-        for section in ("simclr", "autoencoder", "probe", "backbone")
+        for section in ("simclr", "autoencoder", "probe", "backbone", "data")
         for key, value in tree[section].items()
         if isinstance(value, dict) and "paper" in value
     }
