@@ -11,7 +11,7 @@ from headstart.data import SPLITS, UNLABELLED
 from headstart.errors import UserError
 from headstart.ingest.decoders import About, KnownDecoder, name_of
 from headstart.run import paths
-from headstart.settings import DATASETS, SAME, read_yaml
+from headstart.settings import DATASETS, RECIPES, SAME, of_recipe, read_yaml
 
 
 def datasets(options: argparse.Namespace) -> None:
@@ -34,7 +34,9 @@ def _describe(path: Path, name: str, block: Any) -> dict[str, Any]:
         if key not in block:
             raise UserError(f"{path}: {name}.{key}: missing key")
     try:
-        decoder = name_of(KnownDecoder().check(block["decoder"]))
+        # recipes give a decoder other arguments, never another decoder
+        chosen = of_recipe(block["decoder"], RECIPES[0], str(path), f"{name}.decoder")
+        decoder = name_of(KnownDecoder().check(chosen))
     except ValueError as error:
         raise UserError(f"{path}: {name}.decoder: {block['decoder']!r} {error}") from None
     otherwise: dict[str, Any] = {"title": "your own images", "num_images": {}, "licence": "yours"}
