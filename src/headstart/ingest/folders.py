@@ -22,7 +22,6 @@ from headstart.ingest.archives import list_members, read_files, read_members
 from headstart.ingest.formats import Listing, Read
 from headstart.ingest.tree import Entry, is_clutter
 from headstart.knobs import Marker, OneOf
-from headstart.randomness import numpy_generator
 
 AUTHORS_SEED = 42  # of the splits of arXiv:2408.14514
 
@@ -184,6 +183,8 @@ def imagenette(folder: Path, val: Literal["train", "official"] = "train") -> Lis
     listing = by_folder(folder, "imagenette2.tgz", pattern, {"train": "train", "val": "test"})
     splits = listing.splits.astype("U5")
     if val == "official":
+        from headstart.randomness import numpy_generator  # with torch: seconds that `make datasets` need not pay
+
         rows = numpy_generator(AUTHORS_SEED, "imagenette", "val").permutation(np.flatnonzero(splits == "test"))
         splits[rows[: len(rows) // 10]] = "val"
     return replace(listing, splits=splits, classes=[IMAGENETTE_CLASSES.get(name, name) for name in listing.classes])
