@@ -69,7 +69,7 @@ def test_dvc_sees_a_change_of_every_module_that_a_stage_reaches(workspace):
 @pytest.mark.parametrize(
     ("file", "before", "after"),
     [
-        ("src/headstart/experiment/prepared.py", "splits[own], *(", 'splits["val"], *('),
+        ("src/headstart/experiment/prepared.py", "splits[own[0]] if", 'splits["val"] if'),
         ("src/headstart/experiment/monitor.py", "K = 20", "K = 5"),
     ],
 )
