@@ -1,6 +1,6 @@
 """Fit linear probes on the trained backbone."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -32,7 +32,8 @@ def main(dataset: str) -> None:
     judge = Judge(data, params.probe, params.views_of(dataset), params.seed, tensors.mapped_array, shown)
     with tracking.stage_run(STAGE, dataset, params) as run:
         run.log_dataset(dataset, meta)
-        backbone = build_backbone(params.backbone_here(), params.seed).to(device)
+        # whatever it starts from, its weights are replaced
+        backbone = build_backbone(replace(params.backbone, weights="none"), params.seed).to(device)
         state, head = (
             tensors.read_tensors(paths.simclr(dataset) / f"{name}.safetensors", made_by="train_simclr")
             for name in ("backbone", "projector")

@@ -32,10 +32,18 @@ class Whole:
             image = self.pixels[start : start + 3 * height * width].view(height, width, 3)
             scale = torch.tensor([height, width, height, width], dtype=torch.float64)
             top, left, tall, wide = (shares * scale).round().long().tolist()
-            crop = image[top : top + max(tall, 1), left : left + max(wide, 1)].permute(2, 0, 1)[None]
-            resized = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)
-            found[number] = resized[0].permute(1, 2, 0)
+            edges = (top, left, top + max(tall, 1), left + max(wide, 1))
+            found[number] = cut_8_bit(image, *edges, size).permute(1, 2, 0)
         return found
+
+
+def cut_8_bit(image: Tensor, top: int, left: int, bottom: int, right: int, size: int) -> Tensor:
+    """Return what lies between these pixels of (height, width, 3) uint8 as (3, size, size) uint8.
+
+    Bilinear with anti-aliasing by torch's 8-bit kernel, which rounds as Pillow does.
+    """
+    crop = image[top:bottom, left:right].permute(2, 0, 1)[None]
+    return torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
 
 
 @dataclass(frozen=True)

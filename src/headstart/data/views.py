@@ -15,6 +15,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from headstart.data.arrays import cut_8_bit
 from headstart.knobs import Interval, Range
 
 Probability = Annotated[float, Range(0, 1)]
@@ -159,8 +160,7 @@ def _crop_8_bit(images: Tensor, box: Tensor, size: int, flip: Tensor) -> Tensor:
     edges[:, 2:] = torch.maximum(edges[:, 2:], edges[:, :2] + 1)
     x_BCHW = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
     for row, (image, (top, left, bottom, right)) in enumerate(zip(images, edges.tolist(), strict=True)):
-        crop = image[top:bottom, left:right].permute(2, 0, 1)[None]
-        x_BCHW[row] = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
+        x_BCHW[row] = cut_8_bit(image, top, left, bottom, right, size)
     x_BCHW[flip] = x_BCHW[flip].flip(-1)
     return x_BCHW
 

@@ -104,11 +104,7 @@ def _decode(data: Encoded, side: int, crop_bottom: int) -> tuple[np.ndarray, tup
     try:
         image, (height, width), turned = _open(data, crop_bottom)
         image.draft(None, (2 * side, 2 * side))
-        if turned:
-            ImageOps.exif_transpose(image, in_place=True)
-        if crop_bottom:  # the decoder may have reduced it
-            image = image.crop((0, 0, image.width, image.height * height // (height + crop_bottom)))
-        image = _to_rgb(image)
+        image = _upright(image, height, turned, crop_bottom)
         if image.size != (side, side):
             image = image.resize((side, side), Image.Resampling.BILINEAR)
         return np.asarray(image), (height, width)
@@ -117,13 +113,21 @@ def _decode(data: Encoded, side: int, crop_bottom: int) -> tuple[np.ndarray, tup
 
 
 def decode_whole(data: Encoded, crop_bottom: int = 0) -> np.ndarray:
-    """Return (height, width, 3) uint8 RGB pixels of an image at its original size; otherwise as `decode`."""
-    with quiet():
-        image, _, turned = _open(data, crop_bottom)
-        if turned:
-            ImageOps.exif_transpose(image, in_place=True)
-        image = image.crop((0, 0, image.width, image.height - crop_bottom)) if crop_bottom else image
-        return np.asarray(_to_rgb(image))
+    """Return (height, width, 3) uint8 RGB pixels of an image that `decode` can read, at its original size.
+
+    To be called under `quiet`, by one thread of many.
+    """
+    image, (height, _), turned = _open(data, crop_bottom)
+    return np.asarray(_upright(image, height, turned, crop_bottom))
+
+
+def _upright(image: Image.Image, height: int, turned: bool, crop_bottom: int) -> Image.Image:
+    """The image in RGB as EXIF orients it, without its lowest rows; height: what then remains of the original."""
+    if turned:
+        ImageOps.exif_transpose(image, in_place=True)
+    if crop_bottom:  # the decoder may have reduced it
+        image = image.crop((0, 0, image.width, image.height * height // (height + crop_bottom)))
+    return _to_rgb(image)
 
 
 def measure(data: Encoded, crop_bottom: int = 0) -> tuple[int, int] | None:

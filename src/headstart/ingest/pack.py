@@ -66,9 +66,9 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
 
     images: (N, S, S, 3) uint8; labels: (N,) int64; sizes: (N, 2) int64 original height and width. With stored_size
     WHOLE, where images are larger than they are trained on, also whole and starts of all splits but test: see
-    data.arrays.Whole. Returned: classes,
-    num_images by split, image_size, stored_size (S), crop_bottom (rows cut off), mean and std per channel of the stored
-    train pixels in [0, 1], skipped (names of the unreadable images left out), hash of all arrays. Leaving images out
+    data.arrays.Whole. Returned: classes, num_images by split, image_size, stored_size (S), crop_bottom (rows cut off),
+    mean and std per channel of the stored train pixels in [0, 1], skipped (names of the unreadable images left out),
+    hash of all arrays. Leaving images out
     changes nothing else: the arrays are those of a dataset without them. Raises UserError for unreadable images unless
     they may be skipped, for what makes a split impossible, and for a full disk. on_progress: called with the number of
     images done (negative before some are done again).
@@ -112,6 +112,11 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
 
 def _split_names(listing: Listing) -> list[str]:
     return [*SPLITS, *([UNLABELLED] if UNLABELLED in listing.splits else [])]
+
+
+def _cut_from(splits: list[str]) -> list[str]:
+    """The splits that views are cut from: all but test."""
+    return [split for split in splits if split != "test"]
 
 
 def _first_sizes(listing: Listing) -> list[tuple[int, int]]:
@@ -215,7 +220,7 @@ def _store_whole(listing: Listing, kept: np.ndarray, splits: np.ndarray, sizes: 
     places = np.full(len(listing.names), -1)
     of = np.full(len(listing.names), "", dtype="U10")
     arrays = {}
-    for split in (name for name in _split_names(listing) if name != "test"):
+    for split in _cut_from(_split_names(listing)):
         mask = splits == split
         lengths = 3 * sizes[mask].prod(1)
         starts = np.cumsum(lengths) - lengths
@@ -233,24 +238,24 @@ def _store_whole(listing: Listing, kept: np.ndarray, splits: np.ndarray, sizes: 
         pixels = decode_whole(data, listing.crop_bottom)
         arrays[str(of[index])][places[index] : places[index] + pixels.size] = pixels.reshape(-1)
 
-    wanted = ((one, image) for one, image in _single(listing) if places[one] >= 0)
-    # order does not matter; few are read ahead
-    for _ in joblib.Parallel(-1, backend="threading", return_as="generator_unordered")(
-        joblib.delayed(write)(one, image) for one, image in wanted
-    ):
-        pass
+    images = (single for item in listing.read() for single in _single(*item))
+    with quiet():
+        # order does not matter; few are read ahead
+        for _ in joblib.Parallel(-1, backend="threading", return_as="generator_unordered")(
+            joblib.delayed(write)(one, image) for one, image in images if places[one] >= 0
+        ):
+            pass
     for array in arrays.values():
         array.flush()
 
 
-def _single(listing: Listing) -> Iterator[tuple[int, Encoded]]:
-    """Yield (index, image) of a listing, blocks taken apart."""
-    for index, data in listing.read():
-        if isinstance(index, range):
-            assert isinstance(data, np.ndarray)
-            yield from zip(index, data, strict=True)
-        else:
-            yield index, data
+def _single(index: int | range, data: Encoded) -> Iterator[tuple[int, Encoded]]:
+    """Yield (index, image) of what a listing reads: of a block each of its images."""
+    if isinstance(index, range):
+        assert isinstance(data, np.ndarray)
+        yield from zip(index, data, strict=True)
+    else:
+        yield index, data
 
 
 def _until_failure(chunks: Iterator[list[Job]], failures: list[Exception]) -> Iterator[list[Job]]:
@@ -265,17 +270,11 @@ def _jobs(
     listing: Listing, of: np.ndarray, rows: np.ndarray, side: int, on_block: Callable[[range, np.ndarray], None]
 ) -> Iterator[Job]:
     """Yield what must be decoded; blocks that have the stored size already go to `on_block` instead."""
-    images: Iterator[tuple[int, Encoded]]
     for index, data in listing.read():
-        if isinstance(index, range):
-            assert isinstance(data, np.ndarray)
-            if data.shape[1:3] == (side, side):
-                on_block(index, data)
-                continue
-            images = zip(index, data, strict=True)
-        else:
-            images = iter([(index, data)])
-        for one, image in images:
+        if isinstance(index, range) and isinstance(data, np.ndarray) and data.shape[1:3] == (side, side):
+            on_block(index, data)
+            continue
+        for one, image in _single(index, data):
             if rows[one] >= 0:
                 yield Job(one, str(of[one]), int(rows[one]), image)
 
@@ -343,9 +342,7 @@ def _digest(folder: Path, splits: list[str], whole: bool) -> str:
     """Return a digest of all arrays: of their blocks' digests, so that all cores take part."""
     files = [array_path(folder, split, part) for split in splits for part in ("images", "labels", "sizes")]
     if whole:
-        files += [
-            array_path(folder, split, part) for split in splits if split != "test" for part in ("whole", "starts")
-        ]
+        files += [array_path(folder, split, part) for split in _cut_from(splits) for part in ("whole", "starts")]
     blocks = [(file, start) for file in files for start in range(0, file.stat().st_size, DIGEST_BYTES)]
     digest = hashlib.sha256()
     parallel = joblib.Parallel(-1, backend="threading", return_as="generator")
