@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -24,23 +26,46 @@ def results(options: argparse.Namespace) -> None:
     if not files:
         raise UserError(f"{FOLDER}: no rows; python -m headstart sweep rows NAME writes those of a sweep")
     grids = [read_grid(Path("sweeps") / f"{file.stem}.yaml") for file in files]
-    printed: list[pd.DataFrame] = []  # tables of gains
+    lines: list[overview.Line] = []
+    printed: list[pd.DataFrame] = []
     for grid, file in zip(grids, files, strict=True):
+        table = rows.read_csv(file)
+        runs = rows.finished(table, str(file))
+        changes = [_changes(grid, runs, options) for options in grid.results.get("gains", [])]
         page = OUT / f"{grid.name}.md"
-        write_text(page, _page(grid, file, printed))
+        write_text(page, _page(grid, runs, [file.as_posix(), *table.attrs["comments"]], changes))
         say(str(page))
-    write_text(OUT / "README.md", _overview(grids, files, printed))
+        printed += [change.table for change in changes]
+        for score in grid.scores:
+            lines += overview.lines(grid.name, runs.runs, score, _margin(grid, score), score == grid.endpoint)
+    write_text(OUT / "README.md", _overview(lines, printed))
     say(str(OUT / "README.md"))
 
 
-def _overview(grids: Sequence[Grid], files: Sequence[Path], printed: Sequence[pd.DataFrame]) -> str:
+@dataclass(frozen=True)
+class _Change:
+    """A table of gains, and what it is of."""
+
+    of: str
+    against: str
+    by: list[str]
+    score: str
+    table: pd.DataFrame
+
+
+def _changes(grid: Grid, runs: rows.Table, options: dict[str, str]) -> _Change:
+    of, against = options.get("of", gains.ARM), options.get("against", gains.BASELINE)
+    by, score = gains.names(options.get("by", "")), options.get("score", grid.endpoint)
+    return _Change(of, against, by, score, gains.gains(runs.runs, of, against, by, score))
+
+
+def _margin(grid: Grid, score: str) -> float:
+    return grid.margins.get(score, MARGIN)
+
+
+def _overview(lines: Sequence[overview.Line], printed: Sequence[pd.DataFrame]) -> str:
     """All committed rows on one screen: each by its endpoint, and by the other scores that its grid's file names."""
-    found: list[overview.Line] = []
-    for grid, file in zip(grids, files, strict=True):
-        runs = rows.finished(rows.read_csv(file), str(file)).runs
-        for score in dict.fromkeys([grid.endpoint, *grid.margins]):
-            found += overview.lines(grid.name, runs, score, grid.margins.get(score, MARGIN), score == grid.endpoint)
-    found.sort(key=lambda line: line.order)
+    found = sorted(lines, key=lambda line: line.order)
     title = "Is it freezing, or content? The grids that froze a random layer, too"
     write_text(OUT / "overview.svg", overview.drawing([line for line in found if line.splits_the_gain], title))
     parts = [
@@ -69,25 +94,25 @@ def _chance(printed: Sequence[pd.DataFrame]) -> str:
     )
 
 
-def _page(grid: Grid, file: Path, printed: list[pd.DataFrame]) -> str:
-    table = rows.read_csv(file)
-    runs = rows.finished(table, str(file))
-    made = "Made by `make results` of [the rows](../../" + f"{file.as_posix()}): {'; '.join(table.attrs['comments'])}."
+def _page(grid: Grid, runs: rows.Table, origin: Sequence[str], changes: Sequence[_Change]) -> str:
+    """The page of a grid; origin: its file of rows, and the comments there."""
+    file, *comments = origin
+    made = f"Made by `make results` of [the rows](../../{file}): {'; '.join(comments)}."
     parts = [f"# {grid.name}", grid.description, f"{made} {rows.describe(runs)}", rows.against_untrained(runs.runs)]
     parts = [part for part in (*parts, *runs.notes) if part]
-    for score in dict.fromkeys([grid.endpoint, *grid.margins]):
+    for score in grid.scores:
         parts += _judged(grid, runs, score)
-    number = 0
-    for make, key in ((_gains, "gains"), (_means, "means")):
-        for options in grid.results.get(key, []):
-            number += 1
-            parts += make(grid, runs, options, f"{grid.name}{'' if number == 1 else f'-{number}'}", printed)
+    figures = (f"{grid.name}{'' if number == 1 else f'-{number}'}" for number in count(1))
+    for change in changes:
+        parts += _gains(grid, change, next(figures))
+    for options in grid.results.get("means", []):
+        parts += _means(grid, runs, options, next(figures))
     return "\n\n".join(parts) + "\n"
 
 
 def _judged(grid: Grid, runs: rows.Table, score: str) -> list[str]:
     """Whether the runs can tell by a score, and their verdicts; the endpoint comes first."""
-    margin = grid.margins.get(score, MARGIN)
+    margin = _margin(grid, score)
     judged = rows.judged_by(runs.runs, score)
     able, signs = sensitivity.assays(judged, score, margin), sensitivity.signs_of_failure(judged, margin)
     title = f"## Judged by {score}{', the endpoint' if score == grid.endpoint else ''}, margin {writing.points(margin)}"
@@ -101,26 +126,18 @@ def _judged(grid: Grid, runs: rows.Table, score: str) -> list[str]:
     return parts
 
 
-def _gains(
-    grid: Grid, runs: rows.Table, options: dict[str, str], figure: str, printed: list[pd.DataFrame]
-) -> list[str]:
-    of, against = options.get("of", gains.ARM), options.get("against", gains.BASELINE)
-    by = gains.names(options.get("by", ""))
-    score = options.get("score", grid.endpoint)
-    table = gains.gains(runs.runs, of, against, by, score)
-    printed.append(table)
-    what = f"{score}: {of} against {against}" + (f", by {', '.join(by)}" if by else "")
-    write_text(OUT / f"{figure}.svg", gains.drawing(table, against, f"{grid.name}, {score}"))
+def _gains(grid: Grid, change: _Change, figure: str) -> list[str]:
+    against, table = change.against, change.table
+    what = f"{change.score}: {change.of} against {against}" + (f", by {', '.join(change.by)}" if change.by else "")
+    write_text(OUT / f"{figure}.svg", gains.drawing(table, against, f"{grid.name}, {change.score}"))
     return [
         f"## {what}",
         f"![{what}: {gains.stands_on(table)}]({figure}.svg)",
-        gains.markdown(table, of, against).rstrip(),
+        gains.markdown(table, change.of, against).rstrip(),
     ]
 
 
-def _means(
-    grid: Grid, runs: rows.Table, options: dict[str, str], figure: str, printed: list[pd.DataFrame]
-) -> list[str]:
+def _means(grid: Grid, runs: rows.Table, options: dict[str, str], figure: str) -> list[str]:
     by, scores = gains.names(options["by"]), gains.names(options["score"])
     table = means.means(runs.runs, by, scores)
     means.picture(OUT / f"{figure}.png", table, by, scores, grid.name)

@@ -1,6 +1,5 @@
 """What one factor changes, setting by setting: matched differences with intervals, as a table and a drawing."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +11,11 @@ from headstart.study import forest, svg, writing
 from headstart.study.claims.contrasts import Contrast, arm_name, match, paired_effects
 from headstart.study.claims.paper import DEFAULT
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, hull
+from headstart.study.metrics import TOP1
 from headstart.study.rows import COLUMNS, SCORE, judged_by
 
 ARM = "arm"  # the initialisation and whether it is frozen, as one factor
 BASELINE = arm_name(*DEFAULT)
-TOP1 = "top1"
 
 
 def gains(
@@ -82,8 +81,7 @@ def markdown(table: pd.DataFrame, of: str, against: str) -> str:
     heads = [*keys, of, "accuracy, %", f"{against}, %", "gain, points", "pairs"]
     lines = []
     for row in table.to_dict("records"):
-        gain = writing.span(row["gain"], row["low"], row["high"])
-        gain += " no interval" if math.isnan(row["low"]) else ""
+        gain = writing.gain(row["gain"], row["low"], row["high"])
         numbers = [f"{row['first']:.2f}", f"{row['second']:.2f}", gain, str(row["num_pairs"])]
         lines.append([*(_word(row[key]) for key in keys), row["level"], *numbers])
     return f"{writing.markdown(heads, lines)}\n\n{stands_on(table)}\n"

@@ -52,9 +52,10 @@ def _baseline(metric: Metric, name: str = "untrained", **more: Any) -> Metric:
     return replace(metric, key=f"{metric.key}_{name}", column=column, at=at, **own | more)
 
 
+TOP1 = "top1"
 # What a backbone may be chosen and compared by -> its column of rows
 SCORES = {
-    "top1": "probe_test_top1",
+    TOP1: "probe_test_top1",
     **{name: f"probe_{name}" for name in ("few1", "few5", "few10", "knn20", "knn200")},
 }
 # What no training precedes: batch norm as it is initialised, with statistics of train images, and no network at all

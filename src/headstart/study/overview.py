@@ -10,7 +10,7 @@ from headstart.study import forest, svg, writing
 from headstart.study.claims.contrasts import paired_effects
 from headstart.study.claims.mechanism import FROZEN
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, between
-from headstart.study.claims.sensitivity import PERMUTED, Assay, assays
+from headstart.study.claims.sensitivity import PERMUTED, Assay, assays, highest
 from headstart.study.claims.verdict import hull, outcome
 from headstart.study.rows import SCORE, judged_by
 
@@ -109,13 +109,11 @@ def markdown(found: Sequence[Line]) -> str:
     records = []
     for line in found:
         assay = line.assay
-        known = [gain for gain in assay.gains if gain.known]
-        highest = max(known, key=lambda gain: gain.level) if known else None
-        start = writing.span(highest.value, highest.low, highest.high) if highest else writing.UNKNOWN
-        able = {True: "yes", False: "no", None: "unknown"}[assay.passes]
+        over = highest(assay.gains)
+        start = writing.span(over.value, over.low, over.high) if over else writing.UNKNOWN
         name = f"[{line.name}]({line.name}.md), {line.setting}"
         score = f"**{assay.score}**" if line.endpoint else assay.score
-        records.append([name, score, start, able, *map(_cell, line.answers)])
+        records.append([name, score, start, assay.able, *map(_cell, line.answers)])
     return writing.markdown(heads, records, numeric=())
 
 
@@ -123,9 +121,8 @@ def _cell(answer: Answered | None) -> str:
     if answer is None:
         return writing.UNKNOWN
     pairs = f"{writing.counted(answer.num_pairs, 'pair')}, {writing.counted(answer.num_seeds, 'seed')}"
-    if math.isnan(answer.low):
-        return f"{answer.value:+.2f} no interval ({pairs})"
-    return f"{writing.span(answer.value, answer.low, answer.high)} **{answer.outcome}** ({pairs})"
+    decided = "" if math.isnan(answer.low) else f" **{answer.outcome}**"
+    return f"{writing.gain(answer.value, answer.low, answer.high)}{decided} ({pairs})"
 
 
 def shared_draws(found: Sequence[Line]) -> str:
@@ -160,6 +157,8 @@ def drawing(found: Sequence[Line], title: str) -> str:
         )
         for line in found
     ]
-    notes = (f"{EXPLAINED} Points of the score, with the widest 95 % interval; without a bar: no interval. Open marks: "
-             "SimCLR does not clearly beat what needs no training, so that the rows cannot tell.",)  # fmt: skip
-    return svg.standalone(title, [forest.panel("", "points", rows)], svg.legend(names), notes)
+    note = (
+        f"{EXPLAINED} Points of the score, with the widest 95 % interval; without a bar: no interval. Open marks: "
+        "SimCLR does not clearly beat what needs no training, so that the rows cannot tell."
+    )
+    return svg.standalone(title, [forest.panel("", "points", rows)], svg.legend(names), (note,))

@@ -78,10 +78,9 @@ def markdown(answers: Sequence[Answer], intro: Sequence[str], able: Sequence[Ass
 
 def sensitivity(able: Sequence[Assay], signs: Signs, depth: int = 2) -> list[str]:
     """Return in Markdown whether the runs can tell, and the paper's signs of failure; depth: of the heading."""
-    words = {True: "yes", False: "no", None: "unknown"}
     return [
         f"{'#' * depth} Can these runs tell?",
-        *(f"**{words[assay.passes]}** {assay.reason}" for assay in able),
+        *(f"**{assay.able}** {assay.reason}" for assay in able),
         writing.markdown(*assay_table(able), numeric=()),
         "Signs of failure, the paper's three:",
         "\n".join(f"- {'**yes:** ' if there else ''}{words}" for there, words in signs),
@@ -96,17 +95,11 @@ def assay_table(able: Sequence[Assay]) -> tuple[list[str], list[list[str]]]:
         rows.append([*where, f"SimCLR: {assay.arm}", f"{100 * assay.level:.2f}", ""])
         for gain in assay.gains:
             level = _blank(100 * gain.level, ".2f") or writing.UNKNOWN
-            rows.append([*where, BASELINES[gain.baseline], level, _interval(gain.value, gain.low, gain.high)])
+            rows.append([*where, BASELINES[gain.baseline], level, writing.gain(gain.value, gain.low, gain.high)])
         noise = assay.noise
-        pair = _interval(noise.value, noise.low, noise.high) if noise else writing.UNKNOWN
+        pair = writing.gain(noise.value, noise.low, noise.high) if noise else writing.UNKNOWN
         rows.append([*where, "A/A pair, their difference", "", pair])
     return ["dataset", "score", "of", "%", "SimCLR minus it, points"], rows
-
-
-def _interval(value: float, low: float, high: float) -> str:
-    if math.isnan(value):
-        return writing.UNKNOWN
-    return writing.span(value, low, high) + (" no interval" if math.isnan(low) else "")
 
 
 def brief(answers: Sequence[Answer]) -> str:
@@ -124,7 +117,7 @@ def _span(answer: Answer, contrast: str) -> str:
     effects, wanted = answer.everything.effects, (contrast, PAIRED_MEAN, ALL)
     row = next(row for row in effects if (row.contrast, row.measure, row.dataset) == wanted)
     low, high = hull(effects, contrast)
-    words = f"{contrast}: {_interval(row.value, low, high)}, {writing.counted(row.num_pairs, 'pair')}"
+    words = f"{contrast}: {writing.gain(row.value, low, high)}, {writing.counted(row.num_pairs, 'pair')}"
     return f"{words}: {outcome(low, high, answer.margin)}"
 
 

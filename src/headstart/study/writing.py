@@ -65,6 +65,13 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
+def gain(value: float, low: float, high: float) -> str:
+    """Return a difference with its interval, or that it has none; what stands for an unknown one where it is NaN."""
+    if math.isnan(value):
+        return UNKNOWN
+    return span(value, low, high) + (" no interval" if math.isnan(low) else "")
+
+
 def points(number: float) -> str:
     """Return "1 point" or "0.5 points"."""
     return f"{number:g} point{'' if number == 1 else 's'}"

@@ -49,6 +49,11 @@ class Grid:
         """The sweep's name: its file's."""
         return self.path.stem
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The scores that the grid is judged by, its endpoint first."""
+        return tuple(dict.fromkeys([self.endpoint, *self.margins]))
+
     def cells(self) -> tuple[Overrides, ...]:
         """Return each cell's overrides; `datasets` is a list of one name."""
         names = sorted(self.axes, key=lambda key: key != "seed")

@@ -10,9 +10,8 @@ from headstart.knobs import nearest
 from headstart.study.claims import mechanism, paper
 from headstart.study.claims.sensitivity import Assay, assays
 from headstart.study.claims.verdict import CANNOT_TELL, MARGIN, Verdict
+from headstart.study.metrics import TOP1
 from headstart.study.rows import judged_by
-
-TOP1 = "top1"
 
 
 @dataclass(frozen=True)

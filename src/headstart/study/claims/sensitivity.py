@@ -63,6 +63,11 @@ class Assay:
     passes: bool | None
     reason: str
 
+    @property
+    def able(self) -> str:
+        """Whether the runs can tell: yes, no or unknown."""
+        return {True: "yes", False: "no", None: "unknown"}[self.passes]
+
 
 def assays(runs: pd.DataFrame, score: str, margin: float) -> list[Assay]:
     """Return an assay per dataset and protocol of finished runs, as rows.judged_by gives them."""
@@ -107,20 +112,22 @@ def _widest(effects: Sequence[Effect]) -> Effect:
     return replace(effects[0], low=low, high=high)
 
 
+def highest(gains: Sequence[Gain]) -> Gain | None:
+    """Return the gain over the highest baseline that the rows hold, None where they hold none."""
+    return max((gain for gain in gains if gain.known), key=lambda gain: gain.level, default=None)
+
+
 def _judge(gains: Sequence[Gain], margin: float) -> tuple[bool | None, str]:
-    known = [gain for gain in gains if gain.known]
+    least = highest(gains)
     lacking = [metrics.BASELINES[gain.baseline] for gain in gains if not gain.known]
     lack = f" The rows do not hold: {', '.join(lacking)}." if lacking else ""
-    if not known:
+    if least is None:
         return None, f"whether these runs can tell is unknown.{lack}"
-    highest = max(known, key=lambda gain: gain.level)
-    name = metrics.BASELINES[highest.baseline]
-    words = (
-        f"SimCLR minus {name}, the highest of what needs no training: {span(highest.value, highest.low, highest.high)}"
-    )
-    if math.isnan(highest.low):
-        return False, f"{words} points from {counted(highest.num_seeds, 'seed')}: no interval.{lack}"
-    if highest.low > margin:
+    name = metrics.BASELINES[least.baseline]
+    words = f"SimCLR minus {name}, the highest of what needs no training: {span(least.value, least.low, least.high)}"
+    if math.isnan(least.low):
+        return False, f"{words} points from {counted(least.num_seeds, 'seed')}: no interval.{lack}"
+    if least.low > margin:
         return True, f"{words} points, above the margin of {margin:g}.{lack}"
     return False, f"{words} points, not above the margin of {margin:g}.{lack}"
 
