@@ -182,7 +182,8 @@ def swept(tmp_path_factory, nodes) -> Swept:
     before = finished(root)
     logs = {name: nodes.logs(root)[name] for name in before}
     status, output = with_deadline(drive(root, nodes, "resume"), 400)
-    assert status == 0, output
+    wrong = {name: state.error for name, state in SweepState(root, "small").all().items() if state.error}
+    assert status == 0, (output, wrong)
     assert first.poll() is None
     return Swept(root, folder / "store", nodes, before, logs, interrupted, outlived)
 

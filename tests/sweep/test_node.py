@@ -172,6 +172,29 @@ def test_a_kill_is_told_from_a_failure_and_an_attempt_by_its_own_lines(tmp_path,
     assert end == {"kill -9 $$": killed, "exit 0": run_cell.End()}.get(command, failed)
 
 
+class Board:
+    """Ray's, as far as a job uses it."""
+
+    def __init__(self):
+        self.begun: list[str] = []
+        self.began = self
+
+    def remote(self, job: str, **_: object) -> None:
+        self.begun.append(job)
+
+
+@pytest.mark.parametrize(("kills", "runs", "error"), [(1, 2, ""), (5, 3, "its process was killed")])
+def test_a_nodes_lost_cell_is_begun_again_where_its_task_lives_on(tmp_path, monkeypatch, site, kills, runs, error):
+    script = f'echo begun; [ "$(grep -c begun "$LOG")" -gt {kills} ] || kill -9 $$'
+    monkeypatch.setattr(run_cell, "command", lambda run, site: ["sh", "-c", script])
+    monkeypatch.setattr(node.tempfile, "gettempdir", lambda: str(tmp_path))
+    log = node.folder_of(site.url) / "logs" / "cell.log"
+    here = replace(site, environment={"LOG": str(log)})
+    board = Board()
+    outcome = node.run_job(node.Job("cell", (run_cell.Run("cell", (), "prepare"),)), here, board, 3)
+    assert outcome["error"] == error and outcome["log"].count("begun") == runs and board.begun == ["cell"]
+
+
 def test_stages_that_were_ended_by_signals_are_lost():
     said = "ERROR: failed to reproduce 'train': failed to run: python -m stages.x, exited with"
     assert all(LOST.search(f"{said} {status}") for status in (-9, -15, 137, 143))

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from headstart.sweep.run_cell import Run, Site, persistently, published, run_cell, tail, told
+from headstart.sweep.run_cell import End, Run, Site, persistently, published, run_cell, tail, told
 
 Outcome = dict[str, Any]  # of a job: job, host, pid, started, ended, error (empty: none), log
 
@@ -50,10 +50,11 @@ class Board:
         return begun
 
 
-def run_job(job: Job, site: Site, board: Any, *needed: Outcome) -> Outcome:
+def run_job(job: Job, site: Site, board: Any, attempts: int, *needed: Outcome) -> Outcome:
     """Run a job once those that it needs are done; errors are told in the outcome, so that Ray repeats lost tasks only.
 
-    A cell whose experiment the git remote has is not run again.
+    A cell whose experiment the git remote has is not run again; one whose processes were lost, and not this one with
+    them, is begun again here, `attempts` times in all, as the pool does.
     """
     outcome: Outcome = {"job": job.key, "host": socket.gethostname(), "pid": os.getpid(), "log": ""}
     outcome |= {"started": time.time(), "error": ""}
@@ -70,12 +71,21 @@ def run_job(job: Job, site: Site, board: Any, *needed: Outcome) -> Outcome:
             if runs:
                 board.began.remote(job=job.key, host=outcome["host"], pid=outcome["pid"], started=time.time())
             for run in runs:
-                outcome["error"] = run_cell(run, on_node(site, folder), slot, log, [*locks, lock]).error
+                outcome["error"] = insistently(attempts, run, on_node(site, folder), slot, log, [*locks, lock]).error
                 if outcome["error"]:
                     break
     except (OSError, subprocess.SubprocessError) as error:
         outcome["error"] = told(error)
     return outcome | {"log": tail(log), "ended": time.time()}
+
+
+def insistently(attempts: int, *arguments: Any) -> End:
+    """Return how a cell's last run ended, begun again while it was lost; `arguments`: of `run_cell`."""
+    for _ in range(attempts - 1):
+        end = run_cell(*arguments)
+        if not end.lost:
+            return end
+    return run_cell(*arguments)
 
 
 def on_node(site: Site, folder: Path) -> Site:
