@@ -252,7 +252,9 @@ def submit(
     task = ray.remote(**limits, retry_exceptions=False)(node.run_job)
     refs: dict[str, Any] = {}
     for job, needed in rows:
-        refs[job.key] = task.options(name=job.key).remote(job, site, board, options.attempts, *(refs[key] for key in needed))
+        refs[job.key] = task.options(name=job.key).remote(
+            job, site, board, options.attempts, *(refs[key] for key in needed)
+        )
     return board, refs
 
 
