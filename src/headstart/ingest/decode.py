@@ -112,6 +112,18 @@ def _decode(data: Encoded, side: int, crop_bottom: int) -> tuple[np.ndarray, tup
         raise UnreadableError(_reason(error)) from None
 
 
+def why_unreadable(data: Encoded, crop_bottom: int = 0) -> str:
+    """Return in a few words why `decode` cannot read an image, "" where it can.
+
+    To be called under `quiet`, by one thread of many.
+    """
+    try:
+        _decode(data, MIN_SIDE, crop_bottom)
+    except UnreadableError as error:
+        return str(error)
+    return ""
+
+
 def decode_whole(data: Encoded, crop_bottom: int = 0) -> np.ndarray:
     """Return (height, width, 3) uint8 RGB pixels of an image that `decode` can read, at its original size.
 

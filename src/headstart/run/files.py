@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 
 from headstart.errors import UserError
+from headstart.ingest.damage import DamagedError
 from headstart.run import paths
 from headstart.run.stage import say
 
@@ -86,6 +87,17 @@ def read_csv(path: Path, made_by: str) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except OSError:
         raise missing(path, made_by) from None
+
+
+@contextmanager
+def listing_damage(dataset: str) -> Iterator[None]:
+    """Turn a DamagedError into a UserError that says where all unreadable images are listed."""
+    try:
+        yield
+    except DamagedError as error:
+        path = paths.unreadable(dataset)
+        write_csv(path, [{"file": name, "reason": reason} for name, reason in error.rows])
+        raise UserError(f"{error}; all are listed in {path}") from None
 
 
 def missing(path: Path, made_by: str) -> UserError:

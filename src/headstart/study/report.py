@@ -5,7 +5,7 @@ from typing import Any
 
 from headstart.settings import SAME
 from headstart.study import curves, gradients, sections
-from headstart.study.metrics import BASELINES, gather, headings
+from headstart.study.metrics import BASELINES, TOP1, gather, headings
 from headstart.study.page import Block, Page, Picture, Points, Text, table
 from headstart.study.reconstruction import poor_autoencoder
 from headstart.study.writing import UNKNOWN, number
@@ -14,6 +14,11 @@ from headstart.study.writing import UNKNOWN, number
 Summaries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
 
+NO_LABELS = (
+    "Without labels: own view found is the share of images whose one view has, of all images' other views, its own as "
+    "the most similar; alignment and uniformity (less is better, Wang & Isola 2020) and RankMe, the effective rank of "
+    "the features (more is better, Garrido et al. 2023), in metrics/all.json. None of them is an accuracy of classes."
+)
 NO_AUTOENCODER = "No picture here: this initialisation needs no autoencoder."
 
 
@@ -41,12 +46,18 @@ def facts(summaries: Summaries) -> dict[str, dict[str, Any]]:
 
 
 def accuracy_rows(summaries: Summaries) -> list[Row]:
-    """Return one row per dataset and probe (trained, those of BASELINES, majority) with its top-1, for the bar plot."""
+    """Return a row per labelled dataset and probe (trained, those of BASELINES, majority) with its top-1, to plot."""
     return [
         {"dataset": dataset, "backbone": name, "top1": summary[place][name]["top1"]}
         for dataset, summary in summaries.items()
+        if is_labelled(summary)
         for name, place in (("trained", "probe"), *((name, "baselines") for name in (*BASELINES, "majority")))
     ]
+
+
+def is_labelled(summary: Mapping[str, Any]) -> bool:
+    """Whether there were labels to probe with."""
+    return TOP1 in summary["probe"]["trained"]
 
 
 def loss_rows(curves: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Row]:
@@ -86,19 +97,28 @@ def page(
 
 
 def _lead(summaries: Summaries) -> str:
-    parts = [
-        f"{name}: a linear probe on SimCLR's features finds {100 * summary['probe']['trained']['top1']:.1f} % of "
-        f"{summary['probe']['num_test']} test images, on the same backbone before SimCLR "
-        f"{100 * summary['baselines']['untrained']['top1']:.1f} %."
-        for name, summary in summaries.items()
-    ]
-    return " ".join(parts)
+    return " ".join(_told(name, summary) for name, summary in summaries.items())
+
+
+def _told(name: str, summary: Mapping[str, Any]) -> str:
+    trained, untrained = summary["probe"]["trained"], summary["baselines"]["untrained"]
+    if is_labelled(summary):
+        return (
+            f"{name}: a linear probe on SimCLR's features finds {100 * trained[TOP1]:.1f} % of "
+            f"{summary['probe']['num_test']} test images, on the same backbone before SimCLR "
+            f"{100 * untrained[TOP1]:.1f} %."
+        )
+    return (
+        f"{name}: no labels, so nothing to probe. Of two views of an image SimCLR's features find the other one among "
+        f"{summary['probe']['num_judged']} for {100 * trained['view_top1']:.1f} % of them, before SimCLR for "
+        f"{100 * untrained['view_top1']:.1f} %."
+    )
 
 
 def _result(summaries: Summaries) -> tuple[Block, ...]:
     values = gather(summaries)
     records = [
-        {"dataset": name, "test images": str(summary["probe"]["num_test"])}
+        {"dataset": name, "test images": str(summary["probe"].get("num_test") or summary["probe"]["num_judged"])}
         | {title: _cell(values.get(metric, {}).get(name)) for title, metric in headings(values).items()}
         for name, summary in summaries.items()
     ]
@@ -109,7 +129,8 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
         "statistics of train images; raw pixels are no network's; majority always says the commonest class.",
         "note",
     )
-    return (table("result-table", caption, records, numbers), note, *_signs(summaries))
+    free = () if all(map(is_labelled, summaries.values())) else (Text(NO_LABELS, "note"),)
+    return (table("result-table", caption, records, numbers), note, *free, *_signs(summaries))
 
 
 def _signs(summaries: Summaries) -> tuple[Block, ...]:
