@@ -79,7 +79,9 @@ def test_gtsrb_as_published_has_its_classes():
     found = layout(*below(*signs), "GTSRB/Readme-Images.txt", *(f"{sign}/GT.csv" for sign in signs))
     assert counts(found) == {("train", f"{number:05d}"): 2 for number in range(43)}
     assert found.passed == {".csv files": (0, 43), "GTSRB/Readme-Images.txt": (0, 1)}
-    with pytest.raises(UserError, match="Final_Test/ has one folder of images, 'Images', and not the classes of Final_Training/"):
+    with pytest.raises(
+        UserError, match="Final_Test/ has one folder of images, 'Images', and not the classes of Final_Training/"
+    ):
         layout(*below(*signs, "GTSRB/Final_Test/Images"))
 
 
@@ -372,7 +374,7 @@ def test_a_name_that_two_images_have_needs_its_folder(tmp_path):
     path = write_folder(tmp_path / "x", {"a/1.png": b"1", "b/1.png": b"2", "t.csv": b"file,label\n1.png,cat\n"})
     with pytest.raises(UserError, match=r"'1.png' may be a/1.png, b/1.png; give its folder too"):
         bring(path, tmp_path, labels="t.csv")
-    with pytest.raises(UserError, match="labels: 'gone.csv' is neither in it nor beside it"):
+    with pytest.raises(UserError, match=r"labels: 'gone.csv' is neither in it nor beside it"):
         bring(path, tmp_path, labels="gone.csv")
 
 

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits, load_sample_image
 
 from headstart.errors import UserError
 from headstart.ingest import pack as pack_module
-from headstart.ingest.decode import UnreadableError, decode
+from headstart.ingest.decode import UnreadableError, decode, decode_whole
 from headstart.ingest.download import pack_folder
 from headstart.ingest.formats import Listing, digits, image_archive
 from headstart.ingest.pack import Packing, pack, stored_side
@@ -131,6 +131,42 @@ def test_exif_orientation(orientation, undo):
     assert (decode(encode(pixels, exif=exif), 12)[0] == undo(pixels)).all()
     size = decode(encode(noise(12, 30, 0, 3), exif=exif), 12)[1]
     assert size == ((30, 12) if orientation >= 5 else (12, 30))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_tiffs_which_pillow_turns_itself(orientation):
+    """The size and the pixels are those of the same image as a PNG."""
+    pixels, exif = noise(12, 30, 0, 3), Image.Exif()
+    exif[274] = orientation
+    expected = decode(encode(pixels, exif=exif), 12)
+    tiff = encode(pixels, "TIFF", tiffinfo={274: orientation})
+    assert decode(tiff, 12)[1] == expected[1] == ((30, 12) if orientation >= 5 else (12, 30))
+    assert (decode(tiff, 12)[0] == expected[0]).all()
+    assert decode_whole(tiff).shape[:2] == expected[1]
+
+
+def exif_of(entry_type: int, count: int, value: bytes) -> bytes:
+    """EXIF of one entry, Orientation, of any type."""
+    return b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHI", 274, entry_type, count) + value + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        *(exif_of(3, 1, struct.pack(">HH", value, 0)) for value in (0, 9, 65535)),
+        exif_of(2, 4, b"six\0"),  # a text
+        exif_of(5, 1, struct.pack(">I", 4000)),  # a fraction that lies behind the end
+        b"Exif\0\0not a TIFF header",
+        b"Exif\0\0MM\0*\xff\xff\xff\xff",
+        b"Exif\0\0",
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_nonsense_in_exif_makes_no_image_unreadable(kind, exif):
+    pixels = noise(12, 30, 0, 3)
+    decoded, size = decode(encode(pixels, kind, exif=exif), 12)
+    assert size == (12, 30)
+    assert (decoded == decode(encode(pixels, kind), 12)[0]).all()
 
 
 def triangle_weights(before: int, after: int) -> np.ndarray:

@@ -1,10 +1,13 @@
 """The model card: what the weights are, what they were trained on and how well they did, and how to load them."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headstart.data import SPLITS, UNLABELLED
 from headstart.export.bundle import ONNX, PROBE, SETTINGS, WEIGHTS, Settings
+from headstart.ingest import decode
 from headstart.ingest.about import About
 from headstart.models.timm_models import PREFIX
 
@@ -55,7 +58,9 @@ def model_card(
     about: what is known of the dataset, None for a user's own images; data: num_images by split and, where there are
     any, num_unlabelled; recipe: names -> values; scores: name of a backbone -> its metrics; use: lines on how to load.
     """
-    counts = ", ".join(f"{count} {split}" for split, count in data["num_images"].items())
+    counts = ", ".join(
+        f"{data['num_images'][name]} {name}" for name in (*SPLITS, UNLABELLED) if name in data["num_images"]
+    )
     free = sum(data.get("num_unlabelled", {}).values())
     known = LABELLED if settings.classes else LABEL_FREE
     metrics = [name for name in known if any(name in row for row in scores.values())]
@@ -139,7 +144,8 @@ def loader(settings: Settings) -> str:
         library = "torchvision"
         build = f"network = torchvision.models.{settings.arch}()\n{STEM_LINES[settings.stem]}"
         build += "network.fc = torch.nn.Identity()\n"
-    return _LOADER.format(library=library, build=build, weights=WEIGHTS, settings=SETTINGS)
+    decoding = "\n\n".join(inspect.getsource(function) for function in decode.CARD).rstrip()
+    return _LOADER.format(library=library, build=build, weights=WEIGHTS, settings=SETTINGS, decoding=decoding)
 
 
 _LOADER = """import json
@@ -155,12 +161,13 @@ network.eval()
 settings = json.load(open("{settings}"))
 
 
+{decoding}
+
+
 def prepare(path):
     side, size = settings["stored_size"], settings["image_size"]
-    image = Image.open(path).convert("RGB")
-    image = image.crop((0, 0, image.width, image.height - settings["crop_bottom"]))
-    pixels = np.array(image.resize((side, side), Image.Resampling.BILINEAR))
-    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    pixels = stored_pixels(Image.open(path), side, settings["crop_bottom"])
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     if side != size:
         x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
     if settings["mean"] is not None:

@@ -91,8 +91,11 @@ class Source:
         on_note(f"{self.dataset}: {decoders.name_of(self.decoder)}{origin}{told and '; '}{told}")
 
     def _ask(self, argument: str) -> str:
-        """How a command gives the decoder an argument."""
-        return f"-S 'datasets.yaml:{self.dataset}.decoder={{{decoders.name_of(self.decoder)}: {{{argument}}}}}'"
+        """How a command gives the decoder an argument, `key: value`."""
+        key, name = f"datasets.yaml:{self.dataset}.decoder", decoders.name_of(self.decoder)
+        if isinstance(self.decoder, str):
+            return f"-S '{key}={{{name}: {{{argument}}}}}'"
+        return f"-S '{key}.{name}.{argument.replace(': ', '=', 1)}'"
 
     def _num_bytes(self) -> int:
         """The bytes to bring in all, 0 where that is not known: a bar without remaining time."""

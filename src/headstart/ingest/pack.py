@@ -25,6 +25,7 @@ CHUNK_IMAGES, CHUNK_BYTES = 64, 2**22
 # Below this, starting worker processes (half a second each) takes longer than they save
 SERIAL_IMAGES, SERIAL_BYTES = 3000, 2**24
 DIGEST_BYTES = 2**23
+HELD_OUT = 1000  # at most, of images without labels for val and for test: the others pretrain
 WHOLE = "full"  # stored_size: images are kept at full resolution too, for views to be cut from
 # Of an encoded image, on average: below this, threads wait for each other's Python more than they decode
 THREADS_BYTES = 2**13
@@ -155,8 +156,9 @@ def assign_splits(listing: Listing, kept: np.ndarray, packing: Packing) -> np.nd
     """Return the split of each kept image: the official one, and a seeded share of train for a missing one.
 
     kept: indices into the listing. Shares are taken class by class, rounded to whole images, at least one, and leave at
-    least one; unlabelled images stay, but where all are unlabelled: these are one class then. Raises UserError for a
-    class too small to be split (an image for each split) or without an image in some split.
+    least one; unlabelled images stay where they are, but where all are unlabelled these are one class, and a share is
+    HELD_OUT images at most. Raises UserError for a class too small to be split (an image for each split) or without an
+    image in some split.
     """
     labels, splits = listing.labels[kept], listing.splits[kept].astype("U10")
     if not listing.classes:
@@ -175,6 +177,7 @@ def assign_splits(listing: Listing, kept: np.ndarray, packing: Packing) -> np.nd
         for label in range(len(classes)):
             rows = np.flatnonzero((splits == "train") & (labels == label))
             most = len(rows) - len(made) + made.index(split)
+            most = most if listing.classes else min(most, HELD_OUT)
             splits[random.permutation(rows)[: min(max(1, round(fraction * len(rows))), most)]] = split
     for split in SPLITS:
         for name, count in zip(classes, _counts(classes, labels[splits == split]), strict=True):
