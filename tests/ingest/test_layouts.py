@@ -175,7 +175,7 @@ def test_unlabelled_inside_train():
 def test_one_class_tells_nothing_apart():
     found = layout(*below("train/cats", "test/cats"))
     assert counts(found) == {("train", ""): 2, ("test", ""): 2}
-    assert "one class folder, 'cats', tells nothing apart: its images are unlabelled" in found.told()
+    assert "one class, 'cats', tells nothing apart: its images are unlabelled" in found.told()
 
 
 # ---- what is no image

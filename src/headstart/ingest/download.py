@@ -2,18 +2,27 @@
 
 import json
 import os
+import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import UserError
 from headstart.ingest import lists
 from headstart.ingest.archives import Member, list_members, read_files
-from headstart.ingest.tree import PLAIN, Layout, Reading, find_images, is_clutter
+from headstart.ingest.tree import PLAIN, Ask, Layout, Reading, find_images, is_clutter
 
 Progress = Callable[[int], object]
-Ask = Callable[[str], str]  # see tree.Reading
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A CSV that labels images: its path as a user gives it, the column of labels or None."""
+
+    file: str
+    column: str | None = None
 
 
 def record_digits(path: Path | None, folder: Path, on_progress: Progress, ask: Ask) -> str:
@@ -27,7 +36,7 @@ def record_digits(path: Path | None, folder: Path, on_progress: Progress, ask: A
 
 
 def copy_archive(
-    path: Path, folder: Path, on_progress: Progress, reading: Reading = PLAIN, labels: str | None = None
+    path: Path, folder: Path, on_progress: Progress, reading: Reading = PLAIN, labels: Labels | None = None
 ) -> Layout:
     """Copy a zip or tar archive into `folder`, its images listed beside it; on_progress: called with bytes copied.
 
@@ -38,7 +47,7 @@ def copy_archive(
     if labels is None:
         layout = find_images(str(path), members, reading)
     else:
-        inside = read_files(path, [labels])[labels] if labels in files else None
+        inside = read_files(path, [labels.file])[labels.file] if labels.file in files else None
         layout = _labelled(path, labels, files, inside)
     with path.open("rb") as source, (folder / path.name).open("wb") as target:
         while block := source.read(2**23):
@@ -49,7 +58,7 @@ def copy_archive(
 
 
 def pack_folder(
-    path: Path, folder: Path, on_progress: Progress, reading: Reading = PLAIN, labels: str | None = None
+    path: Path, folder: Path, on_progress: Progress, reading: Reading = PLAIN, labels: Labels | None = None
 ) -> Layout:
     """Pack the images of a folder into `folder`/images.tar, listed beside it; on_progress: as in copy_archive.
 
@@ -60,16 +69,16 @@ def pack_folder(
     if labels is None:
         layout = find_images(str(path), members, reading)
     else:
-        inside = (path / labels).read_bytes() if labels in files else None
+        inside = (path / labels.file).read_bytes() if labels.file in files else None
         layout = _labelled(path, labels, files, inside)
     _pack({entry.name: path / entry.name for entry in layout.entries}, folder, on_progress)
     lists.write_entries(layout.entries, folder / lists.LIST)
     return layout
 
 
-def pack_list(path: Path, folder: Path, on_progress: Progress) -> Layout:
+def pack_list(path: Path, folder: Path, on_progress: Progress, column: str | None = None) -> Layout:
     """Pack the images that a CSV names, from the root of the disk or from the CSV's folder on, as pack_folder does."""
-    rows = lists.read_list(path.read_bytes(), str(path))
+    rows = lists.read_list(path.read_bytes(), str(path), column)
     files = {row.file.replace("\\", "/"): path.parent / row.file.replace("\\", "/") for row in rows}
     if missing := [name for name, file in files.items() if not file.is_file()]:
         raise UserError(f"{path}: {len(missing)} of {len(files)} files are not there, as {missing[0]!r}")
@@ -83,13 +92,13 @@ def pack_list(path: Path, folder: Path, on_progress: Progress) -> Layout:
     return layout
 
 
-def _labelled(path: Path, labels: str, files: list[str], inside: bytes | None) -> Layout:
+def _labelled(path: Path, labels: Labels, files: list[str], inside: bytes | None) -> Layout:
     """The layout of files by a list: inside the folder or archive, beside it, or anywhere by an absolute path."""
-    beside = path.parent / Path(labels).expanduser()
+    name, beside = labels.file, path.parent / Path(labels.file).expanduser()
     if inside is None and not beside.is_file():
-        raise UserError(f"{path}: labels: {labels!r} is neither in it nor beside it ({beside}); give an absolute path")
-    rows = lists.read_list(beside.read_bytes() if inside is None else inside, labels)
-    return lists.apply(labels, rows, [name for name in files if name != labels], str(path), whole=True)
+        raise UserError(f"{path}: labels: {name!r} is neither in it nor beside it ({beside}); give an absolute path")
+    rows = lists.read_list(beside.read_bytes() if inside is None else inside, name, labels.column)
+    return lists.apply(name, rows, [file for file in files if file != name], str(path), whole=True)
 
 
 def _pack(files: Mapping[str, Path], folder: Path, on_progress: Progress) -> None:
@@ -101,6 +110,22 @@ def _pack(files: Mapping[str, Path], folder: Path, on_progress: Progress) -> Non
                 info.size = os.fstat(file.fileno()).st_size
                 tar.addfile(info, file)
             on_progress(info.size)
+
+
+def files_below(path: Path, suffix: str) -> dict[str, Path]:
+    """Return name -> path of the files of a suffix in a folder, or of a file itself, by its name."""
+    if path.is_file():
+        return {path.name: path}
+    names = (member.name for member in _walk(path) if not member.is_folder and not is_clutter(member.name))
+    return {name: path / name for name in names if name.lower().endswith(suffix)}
+
+
+def copy_files(files: Mapping[str, Path], folder: Path, on_progress: Progress) -> None:
+    """Copy files under their names into a folder; on_progress: called with bytes."""
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+        on_progress(path.stat().st_size)
 
 
 def num_bytes(path: Path) -> int:

@@ -150,9 +150,19 @@ def image_archive(path: Path, reading: Reading = PLAIN) -> Listing:
     return of_entries(str(path), entries, num_bytes, functools.partial(_read, path, index))
 
 
-def of_entries(source: str, entries: Sequence[Entry], num_bytes: int, read: Callable[[], Read]) -> Listing:
-    """Return the listing of images whose classes are the labels that there are, sorted; "" is none."""
-    classes = sorted({entry.label for entry in entries} - {""})
+def of_entries(
+    source: str,
+    entries: Sequence[Entry],
+    num_bytes: int,
+    read: Callable[[], Read],
+    order: Sequence[str] | None = None,
+) -> Listing:
+    """Return the listing of images whose classes are the labels that there are; "" is none.
+
+    order: of the classes; else sorted, as texts.
+    """
+    labels = {entry.label for entry in entries} - {""}
+    classes = sorted(labels) if order is None else [name for name in order if name in labels]
     places = {name: number for number, name in enumerate(classes)}
     return Listing(
         source=source,

@@ -7,12 +7,12 @@ means that the image has none. Separated by commas, semicolons or tabs, as the f
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from headstart.errors import UserError
 from headstart.ingest.spelling import same_name, split_of
-from headstart.ingest.tree import Entry, Layout, Parts, in_order, is_clutter, is_image, some
+from headstart.ingest.tree import Entry, Layout, Parts, in_order, is_clutter, is_image, settle, some
 
 LIST = "images.csv"  # beside the archive in data/raw/<dataset>
 COLUMNS = {
@@ -31,8 +31,11 @@ class Row:
     split: str
 
 
-def read_list(data: bytes, source: str) -> list[Row]:
-    """Return the rows of a list; raises UserError, which begins with `source`, for what is none."""
+def read_list(data: bytes, source: str, label: str | None = None) -> list[Row]:
+    """Return the rows of a list; label: the column of labels, None: by its name.
+
+    Raises UserError, which begins with `source`, for what is none.
+    """
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -42,6 +45,10 @@ def read_list(data: bytes, source: str) -> list[Row]:
     separator = max(",;\t", key=lines[0].count)
     reader = csv.DictReader(io.StringIO("\n".join(lines)), delimiter=separator)
     names = _columns([name or "" for name in reader.fieldnames or []], source)
+    if label is not None:
+        if label not in (reader.fieldnames or []):
+            raise UserError(f"{source}: has no column {label!r}; it has {some(list(reader.fieldnames or []))}")
+        names["label"] = label
     rows = []
     for line in reader:
         cells = {column: (line.get(name) or "").strip() if name else "" for column, name in names.items()}
@@ -87,17 +94,8 @@ def apply(source: str, rows: Sequence[Row], names: Iterable[str], where: str, wh
         for name in images
         if (row := found.get(name)) or whole
     ]
-    labels = {entry.label for entry in entries} - {""}
-    notes = [f"{sum(not entry.label for entry in entries)} of {len(entries)} images are unlabelled"]
-    if len(labels) == 1:
-        notes.append(f"one class, {min(labels)!r}, tells nothing apart")
-        entries, labels = [replace(entry, label="") for entry in entries], set()
-    if labels:
-        entries = [replace(entry, split=entry.split if entry.label else "train") for entry in entries]
-    splits = {entry.split for entry in entries}
-    if "val" in splits and "test" not in splits:
-        notes.append("val is the test split, for want of another")
-        entries = [replace(entry, split="test") if entry.split == "val" else entry for entry in entries]
+    notes: list[str] = []
+    entries = settle(entries, notes)
     used = {entry.name for entry in entries}
     passed = {name: (int(is_image(tuple(name.split("/")))), 1) for name in known if name not in used}
     return Layout(in_order(entries), notes, _by_kind(passed))

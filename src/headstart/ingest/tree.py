@@ -4,10 +4,11 @@ Nothing is left out in silence: what is passed over stands in `Layout.passed`, a
 refused with the lines to choose from.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
@@ -22,6 +23,7 @@ CLUTTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "Sy
 # names without suffix that stand beside images and are none
 NOTES = ("readme", "license", "licence", "copying", "notice", "authors", "changelog", "makefile", "md5sums")
 Parts = tuple[str, ...]  # of a name, between its slashes
+Ask = Callable[[str], str]  # `key: value` of a decoder's argument -> how a command gives it
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Reading:
     class_level: int | None = None
     splits: Mapping[str, str] | None = None
     other_files: str = "skip"
-    ask: Callable[[str], str] = "give its decoder {{{}}}".format
+    ask: Ask = "give its decoder {{{}}}".format
 
 
 PLAIN = Reading()
@@ -90,6 +92,26 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.split, not entry.label, entry.label, entry.name))
 
 
+def settle(entries: list[Entry], notes: list[str]) -> list[Entry]:
+    """Return entries whose splits and labels can be used; what changes is noted.
+
+    One class tells nothing apart and becomes none; a val without a test is the test split; unlabelled images beside
+    labelled ones are train's.
+    """
+    labels, splits = {entry.label for entry in entries} - {""}, {entry.split for entry in entries}
+    if len(labels) == 1:
+        notes.append(f"one class, {min(labels)!r}, tells nothing apart: its images are unlabelled")
+        entries = [replace(entry, label="") for entry in entries]
+    if "val" in splits and "test" not in splits:
+        notes.append("val is the test split, for want of another")
+        entries = [replace(entry, split="test") if entry.split == "val" else entry for entry in entries]
+    free = sum(not entry.label for entry in entries)
+    if free and len(labels) > 1:
+        notes.append(f"{free} of {len(entries)} images are unlabelled")
+        entries = [replace(entry, split=entry.split if entry.label else "train") for entry in entries]
+    return [replace(entry, split="train") if entry.split == UNLABELLED else entry for entry in entries]
+
+
 def is_clutter(name: str) -> bool:
     """Whether an operating system or a tool left this file beside the images: hidden ones, __MACOSX, Thumbs.db, ..."""
     return any(_is_clutter(part) for part in name.split("/"))
@@ -105,6 +127,12 @@ def is_image(parts: Parts) -> bool:
     if not kind:
         return len(parts) > 1 and parts[-1].lower() not in NOTES
     return Image.registered_extensions().get(kind) in FORMATS
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a file below a folder has an image's suffix."""
+    names = (Path(root, name).relative_to(folder) for root, _, names in os.walk(folder) for name in names)
+    return any(name.suffix and is_image(name.parts) and not is_clutter(name.as_posix()) for name in names)
 
 
 def _kind(parts: Parts) -> str:
@@ -268,7 +296,7 @@ class _Tree:
         for split in folders:
             self._check_classes(split, folders, entries)
         if len(labels) == 1:
-            notes.append(f"one class folder, {min(labels)!r}, tells nothing apart: its images are unlabelled")
+            notes.append(f"one class, {min(labels)!r}, tells nothing apart: its images are unlabelled")
             return [replace(entry, label="") for entry in entries]
         return entries
 
