@@ -1,4 +1,4 @@
-"""Damaged images stop before anything is kept, in a short line with a list; the same command sees the repaired folder."""
+"""Damaged images stop before anything is kept, in a short line with a list; the same command sees what was repaired."""
 
 import csv
 
