@@ -219,11 +219,12 @@ class _Tree:
         folders = {split: (*base, top) for top, split in chosen.items() if split != UNLABELLED} or {"train": base}
         rest = [parts for parts in images if parts[len(base)] not in free]
         entries = [Entry("train", "", "/".join(parts)) for parts in images if parts[len(base)] in free]
-        notes = [f"{top}/ is {split}" for top, split in chosen.items() if top.lower() != split]
+        instead = {"val": "the test split, for want of another"} if "test" not in folders else {}
+        means = {top: instead.get(split, split) for top, split in chosen.items()}
+        notes = [f"{top}/ is {meaning}" for top, meaning in means.items() if top.lower() != meaning]
         if rest:
             entries += self._labelled(folders, rest, notes)
-        if "val" in folders and "test" not in folders:
-            notes.append(f"{folders['val'][-1]}/ is the test split, for want of another")
+        if instead:
             entries = [replace(entry, split="test") if entry.split == "val" else entry for entry in entries]
         return base, chosen, entries, notes
 
