@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from headstart.errors import UserError
+from headstart.errors import UserError, brief, masked
 
 PARAMS, DATASETS = "params.yaml", "datasets.yaml"
 # A value may be given per recipe, {default: .., paper: ..}; a recipe that is left out there has the value of default.
@@ -26,6 +26,11 @@ PARAMS, DATASETS = "params.yaml", "datasets.yaml"
 # github.com/dkobak/simclr-cifar10 trains them
 RECIPES = ("default", "paper", "scratch")
 SAME = "same"  # projector.autoencoder_dataset: no other dataset
+# Names become parts of paths and of the commands that a shell runs; DVC's -S reaches no key that begins with a digit.
+NAME = r"[A-Za-z_][A-Za-z0-9_-]{0,99}"
+NAMED = "must be a name: letters, digits, - and _, of which a letter or _ comes first"
+# what dvc.yaml puts into commands and paths
+IN_COMMANDS = ("datasets", "probe.datasets", "projector.autoencoder_dataset", "projector.init", "projector.hidden_dim")
 Tree = Mapping[str, Mapping[str, Any]]
 
 # Sections and keys that do not count for a stage. `block` is the dataset's own block of datasets.yaml.
@@ -38,6 +43,12 @@ _SOURCES = ("data.archives", "data.mirror")  # where bytes come from is not what
 _EVERYWHERE = ("recipe", "datasets", "device", "tracking", "block.about")
 _TRAINED_ON = (*_EVERYWHERE, *_SOURCES, *_PACKING, *_BRINGING)  # the arrays are a dependency of their own
 NOT_COUNTED: Mapping[str, Collection[str]] = {
+    "check": (
+        *("recipe", "seed", "device", "tracking", "data", "block", *_HEAD),
+        *(section for section in _MODELS if section not in ("projector", "probe")),
+        *("probe.protocol", "probe.strengths", "probe.plateau", "probe.layers", "probe.finetune_epochs"),
+        *("probe.few_labels", "probe.few_shares", "probe.few_draws"),
+    ),
     "download": (
         *(*_EVERYWHERE, *_MODELS, "seed", "data"),
         *("block.image_size", "block.batch_size", "block.views"),
@@ -200,6 +211,32 @@ def _parts(key: str) -> tuple[str, list[str]]:
     return (file, inner.split(".")) if found and file in (PARAMS, DATASETS) else (PARAMS, key.split("."))
 
 
+def check_names(tree: Tree) -> None:
+    """Raise UserError for a name of a dataset, or what else dvc.yaml puts into commands and paths, that is none.
+
+    Before DVC reads the files: a name like `x$(rm ..)` or `../src` must reach neither a shell nor a path.
+    """
+    for name in tree[DATASETS]:
+        if not is_name(name):
+            raise UserError(f"{DATASETS}: {brief(name)} {NAMED}")
+    values = resolved({PARAMS: tree[PARAMS]})
+    for key in IN_COMMANDS:
+        try:
+            value = lookup(values, key)
+        except KeyError:
+            raise UserError(f"{file_and_key(key)}: missing key") from None
+        for item in value if isinstance(value, list) and key.endswith("datasets") else [value]:
+            number = isinstance(item, int) and not isinstance(item, bool)
+            if not (number if key == "projector.hidden_dim" else is_name(item)):
+                allowed = "must be an integer" if key == "projector.hidden_dim" else NAMED
+                raise UserError(f"{file_and_key(key)}: {brief(item)} {allowed}")
+
+
+def is_name(value: Any) -> bool:
+    """Return whether a value may name a dataset."""
+    return isinstance(value, str) and re.fullmatch(NAME, value) is not None
+
+
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
 
@@ -230,9 +267,10 @@ def of_recipe(node: Any, recipe: str, file: str = PARAMS, key: str = "") -> Any:
 def of_run(tree: Tree) -> dict[str, dict[str, Any]]:
     """Return the settings in force in a run: resolved, the blocks of its datasets alone, and the views that these draw.
 
-    Archives and what is known about a dataset are left out: they are not chosen.
+    Archives and what is known about a dataset are left out: they are not chosen. No URI shows a user, a password or a
+    query: this is what is stored and shown.
     """
-    values = resolved(tree)
+    values = _masked(resolved(tree))
     params = dict(values[PARAMS])
     others = [params.get("projector", {}).get("autoencoder_dataset"), *(params.get("probe", {}).get("datasets") or [])]
     blocks = {
@@ -243,6 +281,12 @@ def of_run(tree: Tree) -> dict[str, dict[str, Any]]:
     drawn = {block.get("views") for block in blocks.values()}
     params["views"] = {name: views for name, views in (params.get("views") or {}).items() if name in drawn}
     return {PARAMS: params, DATASETS: blocks}
+
+
+def _masked(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {name: _masked(value) for name, value in node.items()}
+    return masked(node) if isinstance(node, str) and "://" in node else node
 
 
 # ---- what decides ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,34 +109,69 @@ def test_missing_input_names_the_stage_that_makes_it(tmp_path, read):
 # --- folders ---
 
 
-def test_folder_replaces_the_whole_folder(tmp_path):
-    folder = tmp_path / "a/out"
+def test_folder_replaces_the_whole_folder(workspace):
+    folder = workspace / "models/out"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep/stale").touch()
     with files.write_folder(folder) as temporary:
         (temporary / "fresh").write_text("x")
         assert within(folder) == ["deep", "deep/stale"]
-    assert within(tmp_path) == ["a", "a/out", "a/out/fresh"]
+    assert within(workspace) == ["models", "models/out", "models/out/fresh"]
 
 
-def test_error_inside_a_folder_leaves_what_was_there(tmp_path):
-    folder = tmp_path / "out"
-    folder.mkdir()
+def test_error_inside_a_folder_leaves_what_was_there(workspace):
+    folder = workspace / "metrics/out"
+    folder.mkdir(parents=True)
     (folder / "old").touch()
-    for path in (folder, tmp_path / "new"):
+    for path in (folder, workspace / "metrics/new"):
         with pytest.raises(BrokenError), files.write_folder(path) as temporary:
             (temporary / "half").touch()
             raise BrokenError
-    assert within(tmp_path) == ["out", "out/old"]
+    assert within(folder.parent) == ["out", "out/old"]
 
 
-def test_scratch_folder_is_empty_before_and_gone_after(tmp_path):
-    (tmp_path / "raw/deep").mkdir(parents=True)
-    with pytest.raises(BrokenError), files.scratch_folder(tmp_path / "raw") as folder:
+def test_scratch_folder_is_empty_before_and_gone_after(workspace):
+    raw = workspace / "data/source/.raw-x"
+    (raw / "deep").mkdir(parents=True)
+    with pytest.raises(BrokenError), files.scratch_folder(raw) as folder:
         assert within(folder) == []
         (folder / "half").touch()
         raise BrokenError
-    assert within(tmp_path) == []
+    assert within(raw.parent) == []
+
+
+PHOTOGRAPHS = ["2024", "2024/one.jpg", "two.jpg"]
+
+
+@pytest.mark.parametrize(
+    "place", ["elsewhere/photos", "src", "data", "models/../src", "data/raw/../../../photos", "link"]
+)
+@pytest.mark.parametrize("write", [files.write_folder, files.scratch_folder, partial(files.write_folder, mark="probe")])
+def test_folders_that_were_not_made_here_are_never_replaced(workspace, tmp_path_factory, monkeypatch, place, write):
+    own = workspace / "checkout"
+    (own / "data/raw").mkdir(parents=True)
+    (own / "models").mkdir()
+    monkeypatch.chdir(own)
+    folder = own / place
+    if place == "link":  # below data/, but not there
+        folder = own / "data/raw/mine"
+        folder.symlink_to(tmp_path_factory.mktemp("photographs"))
+    for name in ("2024/one.jpg", "two.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("irreplaceable")
+    before = within(own)
+    with pytest.raises(UserError, match="is not replaced, since it was not made here"), write(folder):
+        raise AssertionError("not reached")
+    assert within(own) == before
+    assert set(PHOTOGRAPHS) <= set(within(folder.resolve()))
+
+
+def test_folders_elsewhere_are_replaced_where_their_mark_says_that_they_were_made_here(tmp_path):
+    folder = tmp_path / "export/digits"
+    for content in ("first", "second"):
+        with files.write_folder(folder, mark="probe.safetensors") as temporary:
+            (temporary / "probe.safetensors").write_text(content)
+        assert (folder / "probe.safetensors").read_text() == content
 
 
 def test_outs_are_written_by_their_suffix(tmp_path):

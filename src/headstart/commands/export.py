@@ -47,7 +47,7 @@ def export(options: argparse.Namespace) -> None:
         params.dataset(name)
         check_fresh(name, params)
         trained = read_trained(name, params)
-        with files.write_folder(options.out / name) as folder:
+        with files.write_folder(options.out / name, mark=PROBE) as folder:
             write(folder, name, params, trained, with_graph=not missing)
         print(f"{options.out / name}: {', '.join(sorted(file.name for file in (options.out / name).iterdir()))}")
 

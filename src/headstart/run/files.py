@@ -123,8 +123,13 @@ def locked(folder: Path | None, stage: str) -> Iterator[None]:
 
 
 @contextmanager
-def write_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `folder` on success and vanishes on error."""
+def write_folder(folder: Path, mark: str | None = None) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `folder` on success and vanishes on error.
+
+    Raises UserError, before anything is touched, for a folder that is not this pipeline's to replace: one outside of
+    `paths.own`, unless it is new, empty, or holds the file `mark`, which all of its kind have.
+    """
+    _check_ours(folder, mark)
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_debris(folder)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -140,10 +145,24 @@ def write_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that is removed afterwards; what a killed run left of it is removed before."""
+    """Yield an empty folder that is removed afterwards; what a killed run left of it is removed before.
+
+    Raises UserError as `write_folder` does.
+    """
+    _check_ours(folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_ours(folder: Path, mark: str | None = None) -> None:
+    resolved = folder.resolve()
+    if any(top.resolve() in resolved.parents for top in paths.own()):
+        return
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if mark is None or not (folder / mark).is_file():
+        raise UserError(f"{folder}: is not replaced, since it was not made here; move it away, or choose another")

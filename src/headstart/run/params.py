@@ -222,6 +222,7 @@ def _line(key: str, value: Any, allowed: str) -> str:
 
 def _check_references(params: Params) -> None:
     """What no single key can tell: names that must exist elsewhere in the file."""
+    settings.check_names(params.settings)
     if not params.datasets:
         raise UserError(_line("datasets", params.datasets, "must name at least one dataset"))
     if len(set(params.datasets)) != len(params.datasets):

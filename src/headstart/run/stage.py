@@ -7,11 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import tqdm
 
-from headstart.errors import UserError
+from headstart.errors import UserError, for_people, of_system
+
+
+class CommandLine(argparse.ArgumentParser):
+    """argparse's parser, whose complaints are one line and exit status 1, as all of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the message and where the options are told."""
+        sys.exit(f"error: {UserError(message)}; {self.prog} --help")
 
 
 def run_stage(main: Callable[..., None]) -> None:
@@ -19,16 +27,36 @@ def run_stage(main: Callable[..., None]) -> None:
 
     What a user can cause ends in one line on stderr and exit status 1, without a traceback.
     """
-    description = inspect.getdoc(sys.modules[main.__module__]) or ""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    module = inspect.getmodule(main)
+    description = inspect.getdoc(module) or ""
+    # help only where nothing else is asked for: a dataset that is called -h would end a stage as if it had succeeded
+    alone = sys.argv[1:] in (["-h"], ["--help"])
+    stage = getattr(getattr(module, "__spec__", None), "name", sys.argv[0])
+    parser = CommandLine(prog=f"python -m {stage}", description=description.partition("\n")[0], add_help=alone)
     for name, parameter in inspect.signature(main).parameters.items():
         parser.add_argument(f"--{name}", type=parameter.annotation, required=True)
-    try:
+    with ending("interrupted; run the same command again to go on"):
         main(**vars(parser.parse_args()))
+
+
+@contextmanager
+def ending(interrupted: str) -> Iterator[None]:
+    """Surround a command: what a user or the system causes ends it with one line on stderr and exit status 1.
+
+    interrupted: what is said where it is interrupted.
+    """
+    try:
+        yield
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("error: interrupted; run the same command again to go on")
+        sys.exit(f"error: {interrupted}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full or read-only disk, a file that is no such, a folder in its place
+        sys.exit(f"error: {of_system(error)}")
+    except MemoryError as error:
+        sys.exit(f"error: not enough memory ({UserError(str(error) or 'MemoryError')}); lower sizes or batches")
 
 
 class Follower:
@@ -81,8 +109,8 @@ class Stopwatch:
 
 
 def say(text: str) -> None:
-    """Print a line of progress at once, above any bar."""
-    tqdm.tqdm.write(text)
+    """Print a line of progress at once, above any bar, as people may see it: see errors.for_people."""
+    tqdm.tqdm.write(for_people(text))
     sys.stdout.flush()
 
 
