@@ -15,8 +15,8 @@ PATH = 200  # of a path
 _UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # up to the last @, since a password may hold one, and a / where nobody has encoded it
 _CREDENTIALS = re.compile(r"(?<=://)(?:[^\s/?#'\"<>]*@|[^\s/'\"<>@]*:[^\s'\"<>]*@)")
-_QUERY = re.compile(r"(\w[\w+.-]*://[^\s?#'\"<>]*|(?<![^\s'\"(=])/[^\s?#'\"<>]*)\?[^\s'\"<>()]+")
-_HIDDEN = "***"
+_QUERY = re.compile(r"(\w[\w+.-]*://[^\s?#'\"<>]*|(?<![^\s'\"(=])/[^\s?#'\"<>]*)\?[^\s'\"<>()]*[^\s'\"<>().,:;]")
+HIDDEN = "***"
 
 
 class UserError(Exception):
@@ -41,7 +41,7 @@ def printable(text: str) -> str:
 
 def masked(text: str) -> str:
     """Return a text in which no URI shows a user, a password or a query, which may be a token."""
-    return _QUERY.sub(rf"\1?{_HIDDEN}", _CREDENTIALS.sub(f"{_HIDDEN}@", text))
+    return _QUERY.sub(rf"\1?{HIDDEN}", _CREDENTIALS.sub(f"{HIDDEN}@", text))
 
 
 def fitted(text: str, most: int) -> str:
@@ -56,7 +56,7 @@ def brief(value: object, most: int = BRIEF) -> str:
     """Return the repr of a value as messages show it: no secret of a URI, and of a long one not the middle."""
     text = repr(value)
     if "://" in text:  # whatever else is wrong with it: spaces and quotes may stand in a password
-        text = re.sub(r"\?.*(?=['\"])", f"?{_HIDDEN}", re.sub(r"(?<=://).*@", f"{_HIDDEN}@", text))
+        text = re.sub(r"\?.*(?=['\"])", f"?{HIDDEN}", re.sub(r"(?<=://).*@", f"{HIDDEN}@", text))
     return fitted(text, most)
 
 

@@ -11,13 +11,14 @@ import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import pydantic
 import pydantic.dataclasses
 
 from headstart import settings
 from headstart.data.views import Views
-from headstart.errors import UserError
+from headstart.errors import UserError, brief
 from headstart.evaluation.probe import Probe
 from headstart.ingest import decoders
 from headstart.ingest.decoders import About, Chosen, KnownDecoder
@@ -217,7 +218,7 @@ def _known_keys(where: list[str]) -> list[str]:
 
 
 def _line(key: str, value: Any, allowed: str) -> str:
-    return f"{settings.file_and_key(key)}: {value!r} {allowed}"
+    return f"{settings.file_and_key(key)}: {brief(value)} {allowed}"
 
 
 def _check_references(params: Params) -> None:
@@ -260,10 +261,18 @@ def _argument_adapter(decoder: str, argument: str) -> pydantic.TypeAdapter[Any]:
 
 
 def _check_mirror(mirror: str | None) -> None:
-    if mirror is not None and not re.fullmatch(r"(https?|file)://\S+", mirror):
-        raise UserError(
-            _line("data.mirror", mirror, "must be null or a URL that begins with http://, https:// or file://")
-        )
+    if mirror is None:
+        return
+    allowed = "must be null or a URL that begins with http://, https:// or file://"
+    if not re.fullmatch(r"(https?|file)://\S+", mirror):
+        raise UserError(_line("data.mirror", mirror, allowed))
+    try:
+        parts = urlsplit(mirror)
+        right = parts.scheme == "file" or bool(parts.hostname and (parts.port is None or parts.port > 0))
+    except ValueError:
+        right = False
+    if not right:
+        raise UserError(_line("data.mirror", mirror, f"{allowed}, and names a host; in a password / is %2F and @ %40"))
 
 
 def _check_projector(params: Params) -> None:
