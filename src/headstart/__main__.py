@@ -1,12 +1,11 @@
 """`python -m headstart COMMAND`: what studies runs that the pipeline made. Each command imports what it needs."""
 
 import argparse
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
-from headstart.run.stage import CommandLine, ending
+from headstart.run.stage import CommandLine, end_output, ending
 
 
 def main() -> None:
@@ -18,7 +17,7 @@ def main() -> None:
             run(options)
             sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        end_output()
         sys.exit(1)
 
 

@@ -1,5 +1,6 @@
 """Files are whole or absent, and workers that share a result make it once: with real files and processes."""
 
+import io
 import json
 import os
 import stat
@@ -202,15 +203,54 @@ def test_checkpoint_gives_back_what_was_saved(workspace):
     checkpoint.remove()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_unreadable_checkpoint_is_removed_and_training_starts_anew(workspace, content):
+def unsealed(state: object) -> bytes:
+    """A checkpoint as torch writes it, without a digest behind it."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
+
+
+STATE = {"step": 3, "weights": torch.zeros(1000)}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", unsealed(STATE), unsealed({"step": 3}), "cut", "longer"])
+def test_a_checkpoint_that_is_not_as_it_was_saved_is_told_and_set_aside(workspace, capfd, content):
     checkpoint = tensors.FileCheckpoint("train_simclr", "key")
-    checkpoint.save({"step": 3, "weights": torch.zeros(1000)})
-    if content is None:  # cut off in the middle
-        content = checkpoint.path.read_bytes()[:2000]
+    checkpoint.save(STATE)
+    whole = checkpoint.path.read_bytes()
+    content = {"cut": whole[:2000], "longer": whole + b"x"}.get(content, content) if content else content
     checkpoint.path.write_bytes(content)
     assert checkpoint.load() is None
-    assert not checkpoint.path.exists()
+    told = capfd.readouterr().out
+    assert told.count("\n") == 1
+    assert f"{checkpoint.path}: a damaged checkpoint; kept as key.bad, starts anew" in told
+    assert within(checkpoint.path.parent) == ["key.bad"]
+    assert checkpoint.load() is None
+    checkpoint.save(STATE)
+    assert checkpoint.load()["step"] == 3
+    checkpoint.remove()
+    assert within(checkpoint.path.parent) == []
+
+
+def test_no_flipped_bit_of_a_checkpoint_loads(workspace, capfd):
+    checkpoint = tensors.FileCheckpoint("train_simclr", "key")
+    checkpoint.save(STATE)
+    whole, random = checkpoint.path.read_bytes(), np.random.default_rng(0)
+    for place in random.integers(0, 8 * len(whole), 200).tolist():
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        checkpoint.path.write_bytes(flipped)
+        assert checkpoint.load() is None
+    checkpoint.path.write_bytes(whole)
+    assert torch.equal(checkpoint.load()["weights"], STATE["weights"])
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "", "nan", "1 2"])
+def test_seconds_of_checkpoints_that_are_none(workspace, monkeypatch, given):
+    monkeypatch.setenv("HEADSTART_CHECKPOINT_SECONDS", given)
+    with pytest.raises(UserError) as error:
+        tensors.FileCheckpoint("s", "k")
+    assert str(error.value) == f"HEADSTART_CHECKPOINT_SECONDS: {given!r} must be a number of seconds, at least 0"
 
 
 def test_checkpoint_is_due_after_its_seconds(workspace, monkeypatch):
@@ -295,6 +335,39 @@ def test_worker_that_fails_leaves_the_work_to_the_next(workspace):
         (temporary / "whole").touch()
     with files.shared_result("s", "k") as folder:
         assert within(folder) == ["whole"]
+
+
+def test_a_damaged_shared_result_is_told_set_aside_and_made_anew(workspace, capfd):
+    for content in ("first", "second"):
+        with files.shared_result("s", "k") as folder:
+            if not folder.exists():
+                with files.write_folder(folder) as temporary:
+                    (temporary / "deep").mkdir()
+                    (temporary / "deep/weights").write_text(content)
+        assert (folder / "deep/weights").read_text() == content
+        with files.shared_result("s", "k") as again:
+            assert (again / "deep/weights").read_text() == content
+        (folder / "deep/weights").write_text("f1rst")
+    assert "is damaged; kept as k.bad, made anew" in capfd.readouterr().out
+    assert (folder.with_name("k.bad") / "deep/weights").read_text() == "f1rst"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("a.json", b"{", files.read_json),
+        ("a.json", b"\xff", files.read_json),
+        ("a.json", b"[" * 100_000, files.read_json),
+        ("a.csv", b"\xff,b\n", files.read_csv),
+        ("a.safetensors", b"\xff" * 20, tensors.read_tensors),
+        ("a.safetensors", b"", tensors.read_tensors),
+    ],
+)
+def test_a_damaged_input_names_the_stage_that_makes_it(tmp_path, name, content, read):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged \(.*\); stage prepare makes it: remove it, then dvc repro") as error:
+        read(tmp_path / name, made_by="prepare")
+    assert str(error.value).startswith(str(tmp_path / name)) and len(str(error.value)) <= 400
 
 
 def test_mapped_array_lies_in_a_file_without_a_name(workspace):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from headstart.errors import UserError
+from headstart.errors import UserError, of_system
 from headstart.memory import keep_freed_memory
 from headstart.training.distributed import ALONE, Group
 
@@ -140,10 +140,11 @@ def joined(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
             dist.init_process_group("gloo")
         yield Group(dist.get_rank(), dist.get_world_size()), device
         dist.destroy_process_group()
-    except (UserError, KeyboardInterrupt, RuntimeError) as error:
+    except (UserError, KeyboardInterrupt, RuntimeError, OSError) as caught:
+        error = of_system(caught) if isinstance(caught, OSError) else caught
         if _is_told(error):
             raise SystemExit(1) from None
-        raise
+        raise error from None
 
 
 def _is_told(error: BaseException) -> bool:

@@ -2,7 +2,10 @@
 
 import argparse
 import inspect
+import os
+import sqlite3
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -54,9 +57,23 @@ def ending(interrupted: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:  # a full or read-only disk, a file that is no such, a folder in its place
+        end_output()
         sys.exit(f"error: {of_system(error)}")
+    except subprocess.CalledProcessError as error:
+        said = str(error.stderr or "").strip().splitlines() or [f"exit status {error.returncode}"]
+        sys.exit(f"error: {UserError(f'{error.cmd[0]} {error.cmd[1]}: {said[-1]}')}")
+    except sqlite3.Error as error:  # DVC's and MLflow's files, on a disk that is full or read-only
+        sys.exit(f"error: {UserError(f'a database in .dvc/tmp or mlflow.db: {error}')}")
     except MemoryError as error:
         sys.exit(f"error: not enough memory ({UserError(str(error) or 'MemoryError')}); lower sizes or batches")
+
+
+def end_output() -> None:
+    """Send what is still to be printed nowhere, where standard output takes no more: a full disk, a closed pipe."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Follower:
