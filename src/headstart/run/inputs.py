@@ -18,6 +18,7 @@ import psutil
 import tqdm
 
 from headstart import settings
+from headstart.data import SPLITS, UNLABELLED
 from headstart.errors import UserError
 from headstart.ingest.bring import META
 from headstart.lock import made_with
@@ -151,8 +152,8 @@ def check_arrays(folder: Path) -> None:
     from headstart.ingest.pack import digest_arrays
 
     try:
-        whole = any(folder.glob("*_whole.npy"))
-        right = digest_arrays(folder, list(meta["num_images"]), whole) == meta["hash"]
+        splits = [name for name in (*SPLITS, UNLABELLED) if name in meta["num_images"]]
+        right = digest_arrays(folder, splits, any(folder.glob("*_whole.npy"))) == meta["hash"]
     except FileNotFoundError:
         right = False
     if not right:
