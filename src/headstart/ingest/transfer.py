@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BLOCK = 2**20
 RETRIED = (408, 425, 429)  # and all from 500 on; other refusals will be the same in a minute
+MOST_BYTES = 2**35  # of a file whose size neither datasets.yaml nor the host tells: no archive here has half of it
 AGENT = "headstart (research; downloads data sets once)"
 
 
@@ -185,6 +186,8 @@ class Transfer:
         rest = response.raw.length_remaining  # by Content-Length; None where it is sent in chunks or until the end
         size = None if rest is None else offset + rest
         self._check_length(response, size)
+        if self.size is None and size is not None and size > MOST_BYTES:
+            raise UnavailableError(f"offers {size} bytes, more than {MOST_BYTES}")
         check_space(self.part.parent, rest or 0, self.part.stem)
         if not offset:
             drop(self.part)
@@ -218,15 +221,16 @@ class Transfer:
     def _copy(self, raw: Any, position: int, size: int | None) -> None:
         """Append a response's bytes as they come, watching their rate."""
         limit = self.size if self.size is not None else size
+        most = MOST_BYTES if limit is None else limit
         raw.enforce_content_length = False  # said below, in words
         self.on_position(position)
         marked, since = position, time.monotonic()
         with self.part.open("ab") as file:
             while block := raw.read1(BLOCK, decode_content=False):
                 position += len(block)
-                if limit is not None and position > limit:
+                if position > most:
                     drop(self.part)
-                    raise UnavailableError(f"sends more than {limit} bytes")
+                    raise UnavailableError(f"sends more than {most} bytes")
                 file.write(block)
                 file.flush()  # what a kill leaves is all that came
                 self.on_position(position)

@@ -18,7 +18,7 @@ import pydantic.dataclasses
 
 from headstart import settings
 from headstart.data.views import Views
-from headstart.errors import UserError, brief
+from headstart.errors import UserError, brief, reason
 from headstart.evaluation.probe import Probe
 from headstart.ingest import decoders
 from headstart.ingest.decoders import About, Chosen, KnownDecoder
@@ -116,10 +116,18 @@ class Params:
 
     def backbone_here(self) -> Backbone:
         """Return the backbone's settings; a relative path of weights starts at the main workspace, as all paths do."""
+        from headstart.run.tensors import check_weights
+
         weights = self.backbone.weights
         if weights in ("none", "imagenet1k"):
             return self.backbone
-        return replace(self.backbone, weights=str(paths.main_workspace() / Path(weights).expanduser()))
+        try:
+            path = paths.main_workspace() / Path(weights).expanduser()
+            if path.is_file():
+                check_weights(path)
+        except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, with a zero byte
+            raise UserError(_line("backbone.weights", weights, f"cannot be read: {reason(error)}")) from None
+        return replace(self.backbone, weights=str(path))
 
 
 def load_params(root: Path = Path()) -> Params:

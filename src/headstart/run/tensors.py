@@ -59,6 +59,22 @@ def read_tensors(path: Path, made_by: str) -> dict[str, Tensor]:
         raise damaged(path, made_by, error) from None
 
 
+def check_weights(path: Path) -> None:
+    """Raise UserError where a file of weights holds values that no network computes with: NaN, infinite, complex ones.
+
+    What is no file of weights at all, the backbone's own reader says.
+    """
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    except Exception:
+        return
+    for name, value in tensors.items():
+        if value.is_complex() or (value.is_floating_point() and not torch.isfinite(value).all()):
+            what = "complex numbers" if value.is_complex() else "values that are not finite"
+            raise UserError(f"params.yaml: backbone.weights {path}: {brief(name)} holds {what}")
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Return 32 hex digits of named tensors' bytes."""
     return digest(
