@@ -135,16 +135,32 @@ def load_params(root: Path = Path()) -> Params:
     return to_params(settings.read_settings(root))
 
 
-def to_params(tree: Tree) -> Params:
-    """Return the validated settings of a tree as the files hold it; raises UserError as `load_params` does."""
-    if "recipe" not in tree[PARAMS]:
-        raise UserError(f"{PARAMS}: recipe: missing key")
-    recipe = tree[PARAMS]["recipe"]
+def to_params(tree: Tree, every_recipe: bool = True) -> Params:
+    """Return the validated settings of a tree as the files hold it; raises UserError as `load_params` does.
+
+    every_recipe: values for the recipes that are not active are validated too, each by itself.
+    """
     try:
-        OneOf(RECIPES).check(recipe)
-    except ValueError as error:
-        raise UserError(_line("recipe", recipe, str(error))) from None
-    values = settings.resolved(tree)
+        if "recipe" not in tree[PARAMS]:
+            raise UserError(f"{PARAMS}: recipe: missing key")
+        recipe = tree[PARAMS]["recipe"]
+        try:
+            OneOf(RECIPES).check(recipe)
+        except ValueError as error:
+            raise UserError(_line("recipe", recipe, str(error))) from None
+        params = _validated(tree, recipe)
+        _check_references(params)
+        for other in RECIPES if every_recipe else ():
+            if other != recipe:
+                _check_other(tree, recipe, other)
+        return params
+    except UserError as error:
+        raise UserError(str(error), settings.LINE) from None
+
+
+def _validated(tree: Tree, recipe: str) -> Params:
+    """The settings for a recipe, each value validated by itself."""
+    values = settings.resolved({**tree, PARAMS: {**tree[PARAMS], "recipe": recipe}})
     rows = {name: block for name, block in values[DATASETS].items() if name != SAME}
     for name, block in rows.items():
         if not isinstance(block, dict):
@@ -154,8 +170,56 @@ def to_params(tree: Tree) -> Params:
         params = _ADAPTER.validate_json(json.dumps(whole, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise UserError(_explain(error)) from None
-    _check_references(params)
+    _check_limits(values)
+    for name, row in params.rows.items():
+        if row.views not in params.views:
+            allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
+            raise UserError(_line(f"{DATASETS}:{name}.views", row.views, allowed))
+        _check_arguments(name, row.decoder)
     return params
+
+
+def _check_other(tree: Tree, recipe: str, other: str) -> None:
+    """Validate what another recipe than the active one has of its own."""
+    blocks = {
+        name: block
+        for name, block in tree[DATASETS].items()
+        if settings.of_recipe(block, other, DATASETS, name) != settings.of_recipe(block, recipe, DATASETS, name)
+    }
+    try:
+        _validated({**tree, DATASETS: blocks}, other)
+    except UserError as error:
+        raise UserError(f"{error} (recipe {other})") from None
+
+
+def _check_limits(values: Tree) -> None:
+    """Raise UserError for a number that nobody means: each is a limit of sense, not of what would run."""
+    params, blocks = settings.leaves(values[PARAMS]), values[DATASETS].items()
+    batches = ((f"{DATASETS}:{name}.batch_size", block["batch_size"]) for name, block in blocks if name != SAME)
+    for key, value in (*params, *batches):
+        most = LIMITS.get(key.partition(":")[0] if ":" in key else key, MOST)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, int | float) and abs(item) > most:
+                raise UserError(_line(key, item, f"must be at most {most:g}"))
+
+
+MOST = 1e9  # of a number in params.yaml, but for these
+FLOAT32 = 3e38
+LIMITS = {
+    "seed": 2**63 - 1,
+    "simclr.epochs": 100_000,
+    "simclr.warmup_epochs": 100_000,
+    "simclr.learning_rate": FLOAT32,
+    "simclr.num_processes": 1024,
+    "autoencoder.epochs": 100_000,
+    "autoencoder.batch_size": 2**20,
+    "autoencoder.learning_rate": FLOAT32,
+    "probe.few_labels": 1_000_000,
+    "probe.few_draws": 10_000,
+    "probe.finetune_epochs": 100_000,
+    "data.stored_size": 2**14,
+    DATASETS: 2**20,  # a batch
+}
 
 
 # JSON mode: the only strict mode that makes dataclasses of mappings, and still takes no "3" for 3
@@ -242,11 +306,6 @@ def _check_references(params: Params) -> None:
     _check_mirror(params.data.mirror)
     if "mean" in params.rows:
         raise UserError(f"{DATASETS}: mean: no name for a dataset: metrics.json has its mean over datasets there")
-    for name, row in params.rows.items():
-        if row.views not in params.views:
-            allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
-            raise UserError(_line(f"{DATASETS}:{name}.views", row.views, allowed))
-        _check_arguments(name, row.decoder)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", params.device):
         raise UserError(_line("device", params.device, "must be auto, cpu, cuda or cuda:N"))
     _check_probe(params)
