@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headstart.run import paths
+from headstart.run import interrupts, paths
 from headstart.run.files import atomic, missing, remove_debris, write_csv, write_json
 from headstart.run.stage import say
 from headstart.settings import digest
@@ -91,14 +91,15 @@ class FileCheckpoint:
         return state
 
     def due(self) -> bool:
-        """Whether enough seconds have passed since the last save."""
-        return time.monotonic() - self.saved_at >= self.seconds
+        """Whether enough seconds have passed since the last save, or a Ctrl-C waits for one."""
+        return time.monotonic() - self.saved_at >= self.seconds or interrupts.asked()
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state atomically."""
         with atomic(self.path) as temporary:
             torch.save(state, temporary)
         self.saved_at = time.monotonic()
+        interrupts.saved()
 
     def remove(self) -> None:
         """Forget the state: the training is finished and its outs are written."""
