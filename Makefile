@@ -15,6 +15,7 @@ repro: .venv/.ready
 	  echo "diff) and the commit in MLflow are lost. To have them: git init && git add -A && git commit -m import"; fi
 	@python -m headstart check
 	dvc repro
+	@echo "The result: open metrics/report.html; the run in MLflow: make ui"
 
 datasets: .venv/.ready
 	@python -m headstart datasets

@@ -1,6 +1,10 @@
 """Gather the stages' summaries into metrics files, plots and a page, as Markdown and as HTML."""
 
+import platform
 import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ from headstart.run.params import Params
 from headstart.run.stage import run_stage, say
 from headstart.study import gradients, metrics, report, sections
 from headstart.study.page import Picture, to_html, to_markdown
+from headstart.tracking import provenance
 
 
 def main() -> None:
@@ -27,7 +32,7 @@ def main() -> None:
             files.write_csv(folder / Path(gradients.FLOW).name, flows)
         (folder / "images").mkdir()
         shown = [picture for name in params.datasets for picture in copy_pictures(name, folder / "images")]
-        page = report.page(summaries, told, curves, shown, flows)
+        page = report.page(summaries, told, curves, shown, flows, judged(params.datasets), made())
         for path, drawing in sections.files(page).items():
             files.write_text(folder / Path(path).relative_to(paths.PLOTS.name), drawing)
     text = to_markdown(page, paths.PAGE.name)
@@ -60,6 +65,24 @@ def read(params: Params) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]
     for name, values in gradients.early(flows).items():
         summaries[name]["early"] = values
     return summaries, curves, flows
+
+
+def judged(datasets: Sequence[str]) -> dict[str, report.Judged]:
+    """Return by dataset what the probe found by class and by confidence."""
+
+    def rows(name: str, file: str) -> list[dict[str, str]]:
+        return files.read_csv(paths.probe_metrics(name) / file, made_by="fit_probe")
+
+    return {name: (rows(name, "per_class.csv"), rows(name, "reliability.csv")) for name in datasets}
+
+
+def made() -> dict[str, str]:
+    """Return by what the page is made, and when."""
+    state = provenance.git_state()
+    edited = " and edits of the code" if state.get("git_dirty") == "true" else ""
+    commit = {"commit": f"{state['git_commit']}{edited}"} if state else {}
+    versions = {"Python": platform.python_version(), **{name: version(name) for name in ("torch", "torchvision")}}
+    return {**commit, **versions, "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 
 def copy_pictures(dataset: str, folder: Path) -> list[Picture]:

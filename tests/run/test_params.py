@@ -456,7 +456,7 @@ def test_weights_that_no_network_computes_with_are_refused(loaded, workspace, su
     assert str(error.value) == f"params.yaml: backbone.weights {file}: 'conv1.weight' holds {what}"
 
 
-@pytest.mark.parametrize("weights", ["~nobody-there/x", "x" * 5000, "a\0b"])
+@pytest.mark.parametrize("weights", ["~nobody-there/x", "x" * 5000])
 def test_paths_of_weights_that_lead_nowhere_are_one_line(loaded, workspace, weights):
     with pytest.raises(UserError) as error:
         loaded(backbone__weights=weights).backbone_here()

@@ -73,11 +73,12 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Whether to mirror runs in MLflow, into which experiment, and whether with the trained backbone."""
+    """Whether to mirror runs in MLflow, into which experiment, whether with the backbone, and registered as what."""
 
     enabled: bool
     experiment: str
     log_model: bool
+    registered_model: str | None = None
 
 
 # nested standard dataclasses take over this configuration

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headstart.errors import UserError, brief, of_system, reason
-from headstart.run import paths
+from headstart.run import interrupts, paths
 from headstart.run.files import atomic, damaged, missing, naming, remove_debris, write_csv, write_json
 from headstart.run.stage import say
 from headstart.settings import digest
@@ -134,8 +134,8 @@ class FileCheckpoint:
         return state
 
     def due(self) -> bool:
-        """Whether enough seconds have passed since the last save."""
-        return time.monotonic() - self.saved_at >= self.seconds
+        """Whether enough seconds have passed since the last save, or a Ctrl-C waits for one."""
+        return time.monotonic() - self.saved_at >= self.seconds or interrupts.asked()
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state atomically; where that is not possible, warn once: training does not need it."""
@@ -153,6 +153,7 @@ class FileCheckpoint:
                 tqdm.tqdm.write(f"warning: {told}", file=sys.stderr)
             self._warned = True
         self.saved_at = time.monotonic()
+        interrupts.saved()
 
     def remove(self) -> None:
         """Forget the state: the training is finished and its outs are written."""

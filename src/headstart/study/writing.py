@@ -40,15 +40,19 @@ def csv(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return file.getvalue()
 
 
-def latex(headings: Sequence[str], rows: Cells, caption: str) -> str:
-    """Return a table in LaTeX (booktabs) with its caption; everything special in the texts is escaped."""
+def latex(headings: Sequence[str], rows: Cells, caption: str, label: str, columns: Sequence[str] = ()) -> str:
+    """Return a table in LaTeX (booktabs) with caption and label; everything special in the texts is escaped.
+
+    columns: how they stand (default: all to the left), as `p{3cm}` for one that breaks its lines.
+    """
     lines = (f"{' & '.join(map(escaped, row))} \\\\" for row in (headings, *rows))
     first, *rest = lines
     return "\n".join(
         [
             "\\begin{table}",
             f"\\caption{{{escaped(caption)}}}",
-            f"\\begin{{tabular}}{{{'l' * len(headings)}}}",
+            f"\\label{{{label}}}",
+            f"\\begin{{tabular}}{{{''.join(columns) or 'l' * len(headings)}}}",
             *("\\toprule", first, "\\midrule", *rest, "\\bottomrule"),
             *("\\end{tabular}", "\\end{table}"),
         ]
