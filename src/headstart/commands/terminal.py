@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headstart.errors import printable
+
 
 def is_terminal() -> bool:
     """Return whether somebody reads what is printed; if not, it goes into a file or a program."""
@@ -19,9 +21,9 @@ def draw(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable
     numbers = set(right)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title in headings:
-        table.add_column(Text(title), justify="right" if title in numbers else "left", overflow="fold")
+        table.add_column(Text(printable(title)), justify="right" if title in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
 
 
@@ -29,4 +31,4 @@ def tell(*lines: str) -> None:
     """Print lines, broken between words at the terminal's width."""
     console = Console()
     for line in lines:
-        console.print(Text(line), soft_wrap=False)
+        console.print(Text(printable(line)), soft_wrap=False)

@@ -21,7 +21,7 @@ from headstart.ingest.formats import Listing
 from headstart.randomness import numpy_generator
 
 CHUNK_IMAGES, CHUNK_BYTES = 64, 2**22
-LISTED = 100  # unreadable images that an error names
+LISTED, LISTING = 100, 10_000  # unreadable images that an error names, and characters in all
 # Below this, starting worker processes (half a second each) takes longer than they save
 SERIAL_IMAGES, SERIAL_BYTES = 3000, 2**24
 DIGEST_BYTES = 2**23
@@ -86,7 +86,7 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
         if not stored.unreadable and side == right:
             break
         if stored.unreadable and not packing.skip_unreadable:
-            raise UserError(_unreadable(listing, stored.unreadable))
+            raise UserError(_unreadable(listing, stored.unreadable), most=LISTING)
         skipped |= stored.unreadable
         on_progress(-len(kept))
         kept, side = np.setdiff1d(kept, list(stored.unreadable)), right

@@ -125,9 +125,9 @@ class Stopwatch:
         return statistics.median(self.laps) if self.laps else float("nan")
 
 
-def say(text: str) -> None:
-    """Print a line of progress at once, above any bar, as people may see it: see errors.for_people."""
-    tqdm.tqdm.write(for_people(text))
+def say(text: str, end: str = "\n") -> None:
+    """Print lines at once, above any bar, as people may see them: see errors.for_people."""
+    tqdm.tqdm.write(for_people(text), end=end)
     sys.stdout.flush()
 
 

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from headstart.errors import fitted, printable
+
 GRID_TILE = 64  # pixels; small images are enlarged to about this, by whole factors
 
 
@@ -35,8 +37,9 @@ def confusion_picture(path: Path, counts: np.ndarray, classes: Sequence[str], ti
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(title=title, xlabel="predicted class", ylabel="true class")
     if num <= 40:
-        axes.set_xticks(range(num), classes, rotation=90)
-        axes.set_yticks(range(num), classes)
+        names = [fitted(printable(name), 40).replace("$", r"\$") for name in classes]  # $: matplotlib's formulas
+        axes.set_xticks(range(num), names, rotation=90)
+        axes.set_yticks(range(num), names)
     if num <= 20:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
