@@ -12,7 +12,7 @@ from headstart.data.arrays import load_split
 from headstart.experiment.prepared import prepare
 from headstart.experiment.pretraining import Method, Run, Start, assemble
 from headstart.models.backbone import num_features
-from headstart.run import files, paths, processes, tensors
+from headstart.run import files, interrupts, paths, processes, tensors
 from headstart.run.inputs import Inputs
 from headstart.run.stage import following, run_stage, say
 from headstart.study.pictures import image_grid
@@ -62,7 +62,8 @@ def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> N
         return
     with tracking.stage_run(STAGE, dataset, params) as tracked:
         tracked.log_dataset(dataset, meta)
-        with following(run.num_steps, f"simclr {dataset}", "step", inputs.warn) as watch:
+        watching = following(run.num_steps, f"simclr {dataset}", "step", inputs.warn)
+        with interrupts.deferred(group.size == 1), watching as watch:
 
             def on_epoch(epoch: Epoch) -> None:
                 seconds = watch.epoch(loss=epoch.train_loss, val=epoch.val_loss)
@@ -79,7 +80,7 @@ def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> N
             if (folder / "reconstructions.png").exists():
                 shutil.copyfile(folder / "reconstructions.png", out / "reconstructions.png")
         tracked.log_figure(made / "views.png")
-        tracked.log_model(run.backbone, run.train_batches.blank())
+        tracked.log_model(run.backbone, data.size, data.pretrain.standardize)
     checkpoint.remove()
     best, rate = result.best, result.curve[-1].num_images / watch.seconds()
     epochs = f"epoch {best.epoch} of {len(result.curve)}"

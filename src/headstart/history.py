@@ -98,7 +98,7 @@ def read_workspace(root: Path) -> Found:
 def check_workspace(root: Path) -> None:
     """Raise UserError where the workspace's dvc.lock says other settings or code than its results were made with."""
     record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-    entries = lock.read_entries(settings.read_yaml(root / LOCK)["stages"])
+    entries = lock.read_entries(settings.read_yaml(root / LOCK, by_hand=False)["stages"])
     for dataset, facts in record["facts"].items():
         chosen = lock.involved(entries, dataset, facts["needs_autoencoder"])
         if wrong := lock.disagreeing(chosen, record["made_with"]):

@@ -12,12 +12,13 @@ from headstart.errors import UserError
 from headstart.ingest.about import About
 from headstart.ingest.decoders import KnownDecoder, name_of
 from headstart.run import paths
+from headstart.run.stage import say
 from headstart.settings import DATASETS, RECIPES, SAME, of_recipe, read_yaml
 
 
 def datasets(options: argparse.Namespace) -> None:
     """Print one line per dataset; raises UserError where datasets.yaml cannot be read."""
-    print(FORMATS[options.format](read_rows(Path(DATASETS))))
+    say(FORMATS[options.format](read_rows(Path(DATASETS))))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

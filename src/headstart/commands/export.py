@@ -18,6 +18,7 @@ from headstart.export.card import Origin, how_to_use, model_card
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.run import files, paths, tensors
 from headstart.run.params import Params, load_params
+from headstart.run.stage import say
 from headstart.tracking import provenance
 
 CHECKED_IMAGES = 16
@@ -39,16 +40,14 @@ def export(options: argparse.Namespace) -> None:
     params = load_params()
     names = [options.dataset] if options.dataset else params.datasets
     if missing := graph.missing_packages():
-        print(
-            f"{ONNX} is left out, for want of {', '.join(missing)}: python -m pip install -r requirements-optional.txt"
-        )
+        say(f"{ONNX} is left out, for want of {', '.join(missing)}: python -m pip install -r requirements-optional.txt")
     for name in names:
         params.dataset(name)
         check_fresh(name, params)
         trained = read_trained(name, params)
-        with files.write_folder(options.out / name) as folder:
+        with files.write_folder(options.out / name, mark=PROBE) as folder:
             write(folder, name, params, trained, with_graph=not missing)
-        print(f"{options.out / name}: {', '.join(sorted(file.name for file in (options.out / name).iterdir()))}")
+        say(f"{options.out / name}: {', '.join(sorted(file.name for file in (options.out / name).iterdir()))}")
 
 
 def check_fresh(dataset: str, params: Params) -> None:

@@ -2,8 +2,10 @@
 
 import argparse
 
+from headstart.commands import terminal
 from headstart.commands.compare import SOURCES, read
 from headstart.errors import UserError
+from headstart.run.stage import say
 from headstart.study import gains as study
 from headstart.study import rows
 
@@ -18,8 +20,16 @@ def gains(options: argparse.Namespace) -> None:
     found = rows.finished(runs, source)
     by = study.names(options.by or "")
     table = study.gains(found.runs, options.of, options.against, by, options.score)
-    print(study.markdown(table, options.of, options.against))
-    print("\n".join([rows.describe(found), *notes, *found.notes]))
+    said = [rows.describe(found), *notes, *found.notes]
+    if options.format == "latex":
+        say(study.latex(table, options.of, options.against, options.title or f"Gains on {source}"), end="")
+    elif options.format is None and terminal.is_terminal():
+        heads, lines = study.cells(table, options.of, options.against)
+        terminal.draw(heads, lines, heads[-4:])
+        terminal.tell(study.stands_on(table), *said)
+    else:
+        say(study.markdown(table, options.of, options.against))
+        say("\n".join(said))
     if figure is not None:
         from headstart.run.files import write_text  # with torch: seconds that only this option pays
 

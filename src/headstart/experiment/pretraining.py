@@ -173,12 +173,12 @@ class Run:
         }
 
     def example_views(self) -> list[Tensor]:
-        """Return four rows of random views of some training images, (N, 3, S, S) each, as they are before SimCLR."""
+        """Return a row of training images, (N, 3, S, S), and four rows of their random views, none standardised."""
         train = self.train_batches
         rows = torch.arange(min(SHOWN, len(train.split.labels)))
         plain = Batches(train.split, train.views, train.image_size, None)
         pairs = [plain.pairs(rows, "views picture", number, seed=0).chunk(2) for number in range(2)]
-        return [view for pair in pairs for view in pair]
+        return [self.data.pretrain.plain(rows), *(view for pair in pairs for view in pair)]
 
 
 def assemble(method: Method, data: Prepared, start: Start | None, group: Group = ALONE) -> Run:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from headstart.errors import UserError
+from headstart.errors import PATH, UserError, brief, fitted, of_system, reason
 from headstart.ingest import decoders
 from headstart.ingest.damage import DamagedError, check
 from headstart.ingest.decoders import DECODERS, Chosen
@@ -84,7 +85,7 @@ class Source:
             try:
                 told = fetch(self.path, folder, bar.update, self._ask, **decoders.arguments(self.decoder))
             except OSError as error:
-                raise UserError(f"{self.dataset}: {error}") from None
+                raise UserError(f"{self.dataset}: {of_system(error, self.path)}") from None
         if self.path and self.checked:
             check(decoders.list_images(self.decoder, folder), str(self.path))
         origin = f" from {self.path}, {num_bytes(self.path)} bytes" if self.path else ""
@@ -134,11 +135,9 @@ def find_source(dataset: str, block: Block, options: Options, workspace: Path, d
         )
     folder = None
     if options.archives is not None:
-        folder = workspace / Path(options.archives).expanduser()
+        folder = located("params.yaml: data.archives", options.archives, workspace, "directory")
         if not folder.is_dir():
-            raise UserError(
-                f"params.yaml: data.archives: {options.archives!r}: no such directory (looked for {folder})"
-            )
+            raise UserError(f"params.yaml: data.archives: {brief(options.archives)}: no directory, but a file")
     content = json.dumps([[(archive.file, archive.hash) for archive in block.archives]])
     key_of_files = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()[:8]
     parts = downloads / f"{block.archives[0].file}-{key_of_files}"
@@ -149,11 +148,27 @@ def _own(key: str, path: str | None, name: str, workspace: Path) -> Path:
     needed = DECODERS[name].needs_path
     if path is None:
         raise UserError(f"{key}.path: null; decoder {name} needs a {needed} of images: -S {_override(key)}.path=...")
-    source = workspace / Path(path).expanduser()
-    if not source.exists():
-        raise UserError(f"{key}.path: {path!r}: no such file or folder (looked for {source})")
+    source = located(f"{key}.path", path, workspace, "file or folder")
     if ("folder" if source.is_dir() else "file") not in str(needed):
-        raise UserError(f"{key}.path: {path!r} is no {needed}; -S {_override(key)}.decoder=images")
+        raise UserError(f"{key}.path: {brief(path)} is no {needed}; -S {_override(key)}.decoder=images")
+    return source
+
+
+def located(key: str, given: str, workspace: Path, what: str) -> Path:
+    """Return where a user's path leads, a relative one from the workspace on, `~` being a home folder.
+
+    Raises UserError, which begins with `key`, where it leads to nothing or to a device; what: it is of what kind.
+    """
+    source = Path(given)
+    try:
+        source = workspace / source.expanduser()
+        mode = source.stat().st_mode
+    except FileNotFoundError:
+        raise UserError(f"{key}: {brief(given)}: no such {what} (looked for {fitted(str(source), PATH)})") from None
+    except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, with a zero byte
+        raise UserError(f"{key}: {brief(given)}: {reason(error)}") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{key}: {brief(given)}: a device, a pipe or a socket; must be a plain {what}")
     return source
 
 

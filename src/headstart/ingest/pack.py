@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -114,7 +115,7 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
         "mean": mean,
         "std": std,
         "skipped": [listing.names[index] for index in sorted(skipped)],
-        "hash": _digest(folder, names, whole),
+        "hash": digest_arrays(folder, names, whole),
         # what all others are without: their meta.json, and so their arrays' digest, stays as it was
         **({"num_unlabelled": unlabelled} if any(unlabelled.values()) else {}),
     }
@@ -124,7 +125,7 @@ def _split_names(listing: Listing) -> list[str]:
     return [*SPLITS, *([UNLABELLED] if UNLABELLED in listing.splits else [])]
 
 
-def _cut_from(splits: list[str]) -> list[str]:
+def _cut_from(splits: Sequence[str]) -> list[str]:
     """The splits that views are cut from: all but test."""
     return [split for split in splits if split != "test"]
 
@@ -209,7 +210,7 @@ def _store_all(
     for split, file in files.items():
         mask = of == split
         rows[mask] = np.arange(mask.sum())
-        np.lib.format.open_memmap(file, "w+", np.uint8, (int(mask.sum()), side, side, 3))
+        _create(file, (int(mask.sum()), side, side, 3))
     total = Stored({}, {}, np.zeros((3, 256), dtype=np.int64))
 
     def add(part: Stored) -> None:
@@ -247,7 +248,7 @@ def _store_whole(listing: Listing, kept: np.ndarray, splits: np.ndarray, sizes: 
                 "data.stored_size pixels"
             )
         np.save(array_path(folder, split, "starts"), starts.astype(np.int64))
-        arrays[split] = np.lib.format.open_memmap(array_path(folder, split, "whole"), "w+", np.uint8, (need,))
+        arrays[split] = _create(array_path(folder, split, "whole"), (need,))
         places[kept[mask]], of[kept[mask]] = starts, split
 
     def write(index: int, data: Encoded) -> None:
@@ -263,6 +264,15 @@ def _store_whole(listing: Listing, kept: np.ndarray, splits: np.ndarray, sizes: 
             pass
     for array in arrays.values():
         array.flush()
+
+
+def _create(file: Path, shape: tuple[int, ...]) -> np.memmap:
+    """Make a mapped array of bytes that has its room on the disk: on a full one, writing would end the process."""
+    array = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with file.open("rb+") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    return array
 
 
 def _until_failure(chunks: Iterator[list[Job]], failures: list[Exception]) -> Iterator[list[Job]]:
@@ -337,7 +347,7 @@ def _moments(histogram: np.ndarray) -> tuple[list[float], list[float]]:
     return mean.tolist(), std.tolist()
 
 
-def _digest(folder: Path, splits: list[str], whole: bool) -> str:
+def digest_arrays(folder: Path, splits: Sequence[str], whole: bool) -> str:
     """Return a digest of all arrays: of their blocks' digests, so that all cores take part."""
     files = [array_path(folder, split, part) for split in splits for part in ("images", "labels", "sizes")]
     if whole:

@@ -35,6 +35,11 @@ def shared() -> Path:
     return Path(os.environ.get("HEADSTART_SHARED") or scratch())
 
 
+def own() -> tuple[Path, ...]:
+    """Return the folders below which everything is this pipeline's, to be replaced and removed."""
+    return (*(Path(name) for name in ("data", "models", "metrics", ".cache")), scratch(), shared())
+
+
 def mlflow_store() -> Path:
     """Return the SQLite file that is MLflow's store where MLFLOW_TRACKING_URI names none."""
     return main_workspace() / "mlflow.db"

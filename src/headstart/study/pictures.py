@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from headstart.errors import fitted, printable
+
 GRID_TILE = 64  # pixels; small images are enlarged to about this, by whole factors
 
 
@@ -57,9 +59,8 @@ def confusion_picture(path: Path, counts: np.ndarray, classes: Sequence[str], ti
 
 
 def _one_line(text: str, most: int = 40) -> str:
-    """A name as a picture has room for it; what does not print is replaced."""
-    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+    """A name as a picture has room for it."""
+    return fitted(" ".join(printable(text).split()), most)
 
 
 def _fonts(text: str) -> list[str]:
