@@ -37,9 +37,13 @@ def workspace(tmp_path_factory):
     return checkout(tmp_path_factory.mktemp("workspace"))
 
 
-def test_a_flat_folder_ends_with_features_card_and_export_and_labels_for_a_part_with_a_probe(workspace, photos):
-    command = ("dvc", "exp", "run", "-S", "datasets=[mine]", "-S", f'datasets.yaml:mine.path="{photos}"', *SMALL)
-    done = run(workspace, *command)
+def dvc(photos: Path, *more: str) -> tuple[str, ...]:
+    """The command as docs/datasets.md writes it: DVC wants quotes inside the quotes of a shell."""
+    return ("dvc", "exp", "run", "-S", "datasets=[mine]", "-S", f'datasets.yaml:mine.path="{photos}"', *SMALL, *more)
+
+
+def test_a_flat_folder_ends_with_features_card_and_export(workspace, photos):
+    done = run(workspace, *dvc(photos))
     assert "mine: images from" in done.stdout and "passed over: labels.csv" in done.stdout
     assert "mine: 43 train, 5 val, 12 test images, all unlabelled, stored at 10 px" in done.stdout
     assert "probe mine: no labels, so nothing to probe; features of all images in models/probe/mine" in done.stdout
@@ -48,7 +52,7 @@ def test_a_flat_folder_ends_with_features_card_and_export_and_labels_for_a_part_
     assert sorted(found["names"]) == sorted(f"im {number}.png" for number in range(60))
     table = metrics(workspace)
     assert "top1" not in table and 0 <= table["view_top1"]["mine"] <= 1 < table["rankme"]["mine"]
-    assert {"view_top1_untrained", "autoencoder_test_mse", "train_loss"} <= set(
+    assert {"view_top1_untrained", "autoencoder_test_mse", "val_loss"} <= set(
         json.loads((workspace / "metrics/metrics.json").read_text())
     )
     page = (workspace / "metrics" / "report.html").read_text()
@@ -75,7 +79,10 @@ def test_a_flat_folder_ends_with_features_card_and_export_and_labels_for_a_part_
     own = found["features"][[rows[Path(path).name] for path in again["paths"]]]
     np.testing.assert_allclose(again["features"], own, atol=1e-4 * np.abs(own).max())
 
-    done = run(workspace, "dvc", "exp", "run", "-S", "datasets.yaml:mine.decoder.images.labels=labels.csv")
+
+@pytest.mark.slow
+def test_labels_for_a_part_end_with_a_probe(workspace, photos):
+    done = run(workspace, *dvc(photos, "-S", "datasets.yaml:mine.decoder.images.labels=labels.csv"))
     assert {"download", "prepare", "train_simclr", "fit_probe"} <= executed(done.stdout)
     assert "images of 2 classes, 36 unlabelled, stored at 10 px; classes: $5_<b>, $x^{" in done.stdout
     assert {"top1", "top1_pixels", "few5"} <= set(metrics(workspace))
