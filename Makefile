@@ -5,7 +5,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: bench datasets export kills optional report repro results test lint ui
+.PHONY: bench campaign datasets export kills optional report repro results test lint ui
 .DEFAULT_GOAL := repro
 
 repro: .venv/.ready
@@ -24,11 +24,15 @@ optional: .venv/.optional
 
 # HEADSTART_TEST_DATA: a directory with cifar10-mini.zip, fashion-mnist/ or both adds tests on real archives
 test: .venv/.optional
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not kills"
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not kills and not campaign"
 
 # sweeps on a Ray cluster on loopback, of which nodes and drivers are killed
 kills: .venv/.optional
 	OMP_NUM_THREADS=1 python -m pytest -m kills tests/sweep/test_cluster.py
+
+# hostile inputs in numbers: docs/armour.md
+campaign: .venv/.optional
+	OMP_NUM_THREADS=1 python -m pytest -m campaign tests/campaign
 
 # BENCH="step views": some of them alone. The peers it measures against lie beside .venv, which they cannot change.
 bench: .venv/.ready .bench/.ready
