@@ -7,13 +7,14 @@ from headstart.commands.compare import SOURCES, read
 from headstart.errors import UserError
 from headstart.study import gains as study
 from headstart.study import rows
+from headstart.study.pdf import to_pdf
 
 
 def gains(options: argparse.Namespace) -> None:
     """Print the table, and write the figure where one is asked for."""
     figure = options.figure
-    if figure is not None and figure.suffix != ".svg":
-        raise UserError(f"--figure {figure}: must end in .svg")
+    if figure is not None and figure.suffix not in (".svg", ".pdf"):
+        raise UserError(f"--figure {figure}: must end in .svg or .pdf")
     runs, notes = read(options.rows, options.published_dir)
     source = SOURCES.get(options.rows, options.rows)
     found = rows.finished(runs, source)
@@ -30,6 +31,9 @@ def gains(options: argparse.Namespace) -> None:
         print(study.markdown(table, options.of, options.against))
         print("\n".join(said))
     if figure is not None:
-        from headstart.run.files import write_text  # with torch: seconds that only this option pays
+        from headstart.run import files  # with torch: seconds that only this option pays
 
-        write_text(figure, study.drawing(table, options.against, options.title or source))
+        drawing = study.drawing(table, options.against, options.title or source)
+        content = drawing.encode() if figure.suffix == ".svg" else to_pdf(drawing)
+        with files.atomic(figure) as temporary:
+            temporary.write_bytes(content)
