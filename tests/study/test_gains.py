@@ -140,3 +140,16 @@ def test_levels_stand_by_size_and_what_is_missing_is_named(runs):
     found = gains.gains(wide, "projector_out_dim", "16")
     assert list(dict.fromkeys(found["level"])) == ["64", "128"]
     assert gains.level("", "autoencoder_arch") == "none" and gains.level("", "autoencoder_dataset") == "own"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_on_a_terminal_it_is_a_table_that_fits(runs, tmp_path, monkeypatch, capsys, width):
+    (tmp_path / "rows.csv").write_text(rows.to_csv(runs))
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("headstart.commands.terminal.is_terminal", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["headstart", "gains", "--rows", str(tmp_path / "rows.csv")])
+    main()
+    shown = capsys.readouterr().out
+    table = shown.partition("Matched runs")[0]
+    assert max(map(len, shown.splitlines())) <= width
+    assert "pairs" in table and "+2.00 [2.00, 2.00]" in table and ("accuracy" in table) == (width > 100)

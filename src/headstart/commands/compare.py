@@ -52,7 +52,7 @@ def lacking(answers: Sequence[claims.Answer]) -> str:
     """Return a line per thing that claims lack, and how to begin."""
     wanting: dict[str, list[str]] = {}
     for answer in answers:
-        wanting.setdefault(answer.lacking, []).append(answer.claim)
+        wanting.setdefault(answer.reason, []).append(answer.claim)
     listed = [f"  {', '.join(names)}: {reason}" for reason, names in wanting.items()]
     return "\n".join([*listed, f"  to begin: {TO_BEGIN}"])
 

@@ -9,6 +9,8 @@ from headstart.study import gains as study
 from headstart.study import rows
 from headstart.study.pdf import to_pdf
 
+WIDE = 100  # columns of a terminal in which the whole table fits
+
 
 def gains(options: argparse.Namespace) -> None:
     """Print the table, and write the figure where one is asked for."""
@@ -25,7 +27,9 @@ def gains(options: argparse.Namespace) -> None:
         print(study.latex(table, options.of, options.against, options.title or f"Gains on {source}"), end="")
     elif options.format is None and terminal.is_terminal():
         heads, lines = study.cells(table, options.of, options.against)
-        terminal.draw(heads, lines, heads[-4:])
+        if terminal.width() < WIDE:  # without the two means
+            heads, *lines = ([*row[:-4], *row[-2:]] for row in (heads, *lines))
+        terminal.draw(heads, lines, heads[-2:])
         terminal.tell(study.stands_on(table), *said)
     else:
         print(study.markdown(table, options.of, options.against))
