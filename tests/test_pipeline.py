@@ -34,7 +34,7 @@ def workspace(tmp_path_factory):
     """A reproduced workspace whose results are committed."""
     folder = checkout(tmp_path_factory.mktemp("workspace"))
     done = run(folder, "dvc", "repro")
-    assert executed(done.stdout) == {*DATASET_STAGES, "prepare_source", "report", "track"}
+    assert executed(done.stdout) == {*DATASET_STAGES, "check", "prepare_source", "report", "track"}
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "baseline")
     return folder
@@ -197,7 +197,7 @@ def test_all_evaluation_and_diagnostics_change_no_weight_and_transfer_trains_not
     assert (workspace / "metrics" / "plots" / "gradient_flow.csv").is_file()
 
     done = run(workspace, "dvc", "exp", "run", "-S", "probe.datasets=[digits]")  # on itself: what is known
-    assert executed(done.stdout) == {"prepare_target", "transfer", "report", "track"}
+    assert executed(done.stdout) == {"check", "prepare_target", "transfer", "report", "track"}
     table = metrics(workspace)
     for name in ("top1_on_digits", "top1_zero_shot_on_digits"):
         assert table[name] == table["top1"]

@@ -1,15 +1,13 @@
 """`python -m headstart COMMAND`: what studies runs that the pipeline made. Each command imports what it needs."""
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
 from headstart import __version__
-from headstart.errors import UserError
+from headstart.run.stage import CommandLine, end_output, ending
 from headstart.study.statements import STATEMENTS
 
 
@@ -20,24 +18,13 @@ def main() -> None:
         parser().print_help()
         return
     try:
-        run = getattr(import_module(f"headstart.commands.{options.command}"), options.command)
-        run(options)
-        sys.stdout.flush()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted")
+        with ending("interrupted"):
+            run = getattr(import_module(f"headstart.commands.{options.command}"), options.command)
+            run(options)
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        end_output()
         sys.exit(1)
-
-
-class CommandLine(argparse.ArgumentParser):
-    """argparse's parser, whose complaints are one line and exit status 1, as all of ours."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with the message and where the options are told."""
-        sys.exit(f"error: {message}; {self.prog} --help")
 
 
 def parser() -> CommandLine:
@@ -146,6 +133,10 @@ def _datasets_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=["text", "json"], default="text")
 
 
+def _check_options(command: argparse.ArgumentParser) -> None:
+    """None: the files are where they are."""
+
+
 def _ui_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--port", type=int, default=5000, metavar="N", help="on 127.0.0.1 (default: 5000)")
 
@@ -204,6 +195,10 @@ COMMANDS = {
     "report": ("the study's report on runs as one HTML page, with its text as Markdown", _report_options),
     "results": ("tables and figures of the committed rows: docs/results", _results_options),
     "datasets": ("list the datasets: classes, images, size, licence, what is here", _datasets_options),
+    "check": (
+        "the first thing that is wrong in params.yaml and datasets.yaml, before anything runs",
+        _check_options,
+    ),
     "ui": ("MLflow's pages on the runs of this workspace", _ui_options),
     "export": ("the trained backbones as safetensors and ONNX, with probe and card", _export_options),
     "predict": ("features and class probabilities of images, by an export", _predict_options),

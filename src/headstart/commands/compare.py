@@ -11,6 +11,7 @@ import pandas as pd
 from headstart.commands import terminal
 from headstart.errors import UserError
 from headstart.run import files, paths
+from headstart.run.stage import say
 from headstart.study import claims, published, rows, tables, writing
 from headstart.study.claims import sensitivity
 from headstart.study.claims.verdict import MARGIN
@@ -45,7 +46,7 @@ def compare(options: argparse.Namespace) -> None:
     if options.format is None and terminal.is_terminal():
         draw(answers, intro, *found)
     else:
-        print(tables.FORMATS[options.format or "md"](answers, intro, *found), end="")
+        say(tables.FORMATS[options.format or "md"](answers, intro, *found), end="")
 
 
 def lacking(answers: Sequence[claims.Answer]) -> str:

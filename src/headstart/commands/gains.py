@@ -5,6 +5,7 @@ import argparse
 from headstart.commands import terminal
 from headstart.commands.compare import SOURCES, read
 from headstart.errors import UserError
+from headstart.run.stage import say
 from headstart.study import gains as study
 from headstart.study import rows
 from headstart.study.pdf import to_pdf
@@ -24,7 +25,7 @@ def gains(options: argparse.Namespace) -> None:
     table = study.gains(found.runs, options.of, options.against, by, options.score)
     said = [rows.describe(found), *notes, *found.notes]
     if options.format == "latex":
-        print(study.latex(table, options.of, options.against, options.title or f"Gains on {source}"), end="")
+        say(study.latex(table, options.of, options.against, options.title or f"Gains on {source}"), end="")
     elif options.format is None and terminal.is_terminal():
         heads, lines = study.cells(table, options.of, options.against)
         if terminal.width() < WIDE:  # without the two means
@@ -32,8 +33,8 @@ def gains(options: argparse.Namespace) -> None:
         terminal.draw(heads, lines, heads[-2:])
         terminal.tell(study.stands_on(table), *said)
     else:
-        print(study.markdown(table, options.of, options.against))
-        print("\n".join(said))
+        say(study.markdown(table, options.of, options.against))
+        say("\n".join(said))
     if figure is not None:
         from headstart.run import files  # with torch: seconds that only this option pays
 

@@ -11,6 +11,7 @@ from headstart.export.predict import Predictions, find_images
 from headstart.export.predict import predict as predictions_of
 from headstart.run import files
 from headstart.run.processes import pick_device
+from headstart.run.stage import say
 
 SUFFIXES = (".npz", ".parquet")
 SHOWN = 3  # classes of an image
@@ -25,12 +26,12 @@ def predict(options: argparse.Namespace) -> None:
     found = predictions_of(bundle, find_images(options.images), pick_device(options.device))
     if out is None:
         for line in told(found):
-            print(line)
+            say(line)
         return
     with files.atomic(out) as temporary:
         (write_npz if out.suffix == ".npz" else write_parquet)(found, temporary)
     labels = "" if found.probabilities is None else f", probabilities of {len(found.classes)} classes"
-    print(f"{out}: {found.features.shape[1]} features of {len(found.paths)} images{labels}")
+    say(f"{out}: {found.features.shape[1]} features of {len(found.paths)} images{labels}")
 
 
 def told(found: Predictions) -> list[str]:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headstart.errors import printable
+
 
 def is_terminal() -> bool:
     """Return whether somebody reads what is printed; if not, it goes into a file or a program."""
@@ -26,9 +28,9 @@ def draw(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable
     for title, cells in zip(headings, zip(*rows, strict=True), strict=True):
         wide = max(map(len, cells)) if title in numbers else None  # numbers stay whole
         side = "right" if title in numbers else "left"
-        table.add_column(Text(title), justify=side, overflow="fold", min_width=wide)  # type: ignore[arg-type]
+        table.add_column(Text(printable(title)), justify=side, overflow="fold", min_width=wide)  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
 
 
@@ -36,4 +38,4 @@ def tell(*lines: str) -> None:
     """Print lines, broken between words at the terminal's width."""
     console = Console()
     for line in lines:
-        console.print(Text(line), soft_wrap=False)
+        console.print(Text(printable(line)), soft_wrap=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import UserError
+from headstart.errors import UserError, reason
 from headstart.tracking import guard, mirror
 from headstart.tracking.names import DETAILS
 
@@ -78,5 +78,5 @@ def all_runs(experiment: str) -> list[Any]:
                 page = client.search_runs([found.experiment_id], max_results=1000, page_token=token or None)
                 runs, token = runs + list(page), page.token or None
     except Exception as error:  # SQLAlchemy's, requests' and MLflow's own
-        raise UserError(f"{uri}: MLflow cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{uri}: MLflow cannot be read: {reason(error)}") from None
     return runs

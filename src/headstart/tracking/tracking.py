@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from headstart.data.arrays import Standardize
-from headstart.errors import UserError
+from headstart.errors import UserError, fitted, for_people
 from headstart.run import paths
 from headstart.run.params import Params
 from headstart.tracking import moved, provenance, system
@@ -75,7 +75,7 @@ class StageRun:
             return
         self._record.status, self._record.ended = status, now()
         if error is not None:
-            self._record.tags[ERROR] = f"{type(error).__name__}: {error}"[:500]
+            self._record.tags[ERROR] = fitted(for_people(f"{type(error).__name__}: {error}"), 500)
         # Who is told of a mistake need not wait for MLflow either.
         brief = error is None or isinstance(error, UserError)
         short = brief and not self._mirror.guard.tried and not self._mirror.guard.due()
