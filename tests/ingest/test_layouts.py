@@ -104,8 +104,8 @@ def test_what_of_two_folders_of_a_split_is_not_read_is_named():
         (below("test/a", "test/b"), "has test/ but no train/<class>/ folders", ["splits: {}"]),
         (
             below("photo/dog", "photo/cat", "sketch/dog", "sketch/cat"),
-            "photo/ holds folders of images (cat, dog): the classes are photo, sketch, or the inner folders",
-            ["class_level: 1", "class_level: 2"],
+            "photo/ holds folders of images (cat, dog): the classes are photo, sketch, the inner folders, or none",
+            ["class_level: 1", "class_level: 2", "class_level: 0"],
         ),
         (below("train/dogs/poodle", "train/dogs/beagle", "train/cats/manx"), "dogs", ["class_level: 2"]),
         (below("train/a", "train/b", "val"), "'val/0.png' lies in no class folder", ["labels: FILE.csv"]),
@@ -125,6 +125,9 @@ def test_what_can_be_meant_in_two_ways_is_refused_with_the_line_to_write(names, 
 def test_the_choices_work():
     domains = below("photo/dog", "photo/cat", "sketch/dog", "sketch/cat")
     assert counts(layout(*domains, class_level=2)) == {("train", "dog"): 4, ("train", "cat"): 4}
+    assert counts(layout(*domains, class_level=0)) == {("train", ""): 8}
+    library = ["1.png", "2023/may/2.png", "2023/3.png", "trip to x/a/b/c/4.png", "unlabelled/5.png"]
+    assert counts(layout(*library, class_level=0)) == {("train", ""): 5}
     assert counts(layout(*domains, class_level=1)) == {("train", "photo"): 4, ("train", "sketch"): 4}
     vehicles = below("train", "bus", "car")
     assert counts(layout(*vehicles, splits={})) == {("train", label): 2 for label in ("train", "bus", "car")}
@@ -132,6 +135,9 @@ def test_the_choices_work():
     found = layout(*masks, splits={"train_images": "train"})
     assert counts(found) == {("train", label): 2 for label in "ab"}
     assert found.passed == {"train_masks/": (4, 0)}
+    for wrong in ({"train_images": "train", "train_masks": "train"}, {"train_images": "test"}):
+        with pytest.raises(UserError, match="splits must name one folder for train, and at most one for each of val"):
+            layout(*masks, splits=wrong)
     with pytest.raises(UserError, match="has no folder 'tran', which splits names; it has train_images, train_masks"):
         layout(*masks, splits={"tran": "train"})
 

@@ -20,7 +20,7 @@ def images(
     folder: Path,
     labels: str | None = None,
     label_column: str | None = None,
-    class_level: Annotated[int, Range(1)] | None = None,
+    class_level: Annotated[int, Range(0)] | None = None,
     splits: Splits | None = None,
     other_files: Literal["skip", "stop"] = "skip",
 ) -> Listing:

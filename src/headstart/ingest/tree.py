@@ -39,9 +39,9 @@ class Entry:
 class Reading:
     """How a user wants a tree to be read, beyond what its names say.
 
-    class_level: which level of folders, from 1 below the root or a split's folder, names the class; None: the only one.
-    splits: top folder -> split, empty where no folder is a split's; None: by their names. other_files: `skip` or `stop`
-    at what is no image. ask(argument): the words with which a message says how to give one of these.
+    class_level: which level of folders, from 1 below the root or a split's folder, names the class; 0: none, so that no
+    image has a label; None: the only one. splits: top folder -> split, empty where no folder is a split's; None: by
+    their names. other_files: `skip` or `stop` at what is no image. ask(argument): how a command gives one of these.
     """
 
     class_level: int | None = None
@@ -244,7 +244,7 @@ class _Tree:
         """The folders so many levels below `base` in which no file lies, clutter apart."""
         depth = len(base) + level
         inside = {parts[:depth] for parts in _below(self.folders, base) if len(parts) >= depth}
-        return sorted(folder for folder in inside if not _below(self.files, folder))
+        return sorted(inside - {parts[:depth] for parts in self.files if len(parts) > depth})
 
     # ---- splits
 
@@ -253,9 +253,7 @@ class _Tree:
         full = {parts[len(base)] for parts in images if len(parts) > len(base) + 1}
         tops = full | {parts[len(base)] for parts in _below(self.folders, base)}
         if self.reading.splits is not None:
-            if missing := sorted(set(self.reading.splits) - tops):
-                raise self.error(f"has no folder {missing[0]!r}, which splits names; it has {some(sorted(tops))}")
-            return dict(self.reading.splits)
+            return self._given(dict(self.reading.splits), tops)
         spelt = {top: spelling for top in sorted(tops) if (spelling := split_of(top))}
         free = {top: UNLABELLED for top, (split, _) in spelt.items() if split == UNLABELLED}
         chosen = {split: self._choose(split, spelt, full - set(spelt)) for split in SPLITS}
@@ -271,6 +269,15 @@ class _Tree:
             raise self.error(words, "splits: {}", f"splits: {{{only}: train}}")
         return {top: split for split, top in chosen.items() if top is not None} | free
 
+    def _given(self, splits: dict[str, str], tops: set[str]) -> dict[str, str]:
+        """Return the folders that a user names for splits, one for each."""
+        if missing := sorted(set(splits) - tops):
+            raise self.error(f"has no folder {missing[0]!r}, which splits names; it has {some(sorted(tops))}")
+        named = [split for split in splits.values() if split != UNLABELLED]
+        if len(set(named)) < len(named) or (named and "train" not in named):
+            raise self.error("splits must name one folder for train, and at most one for each of val and test")
+        return splits
+
     def _choose(self, split: str, spelt: Mapping[str, Spelling], unspelt: set[str]) -> str | None:
         """The one top folder that is a split's: by its name, or by a part of that where all are splits'."""
         own = {top: spelling.exact for top, spelling in spelt.items() if spelling.split == split}
@@ -279,7 +286,9 @@ class _Tree:
         found = exact or ([] if unspelt and not trained else list(own))
         if len(found) > 1:
             words = f"{some([f'{top}/' for top in found])}: each could be the {split} split; choose"
-            raise self.error(words, f"splits: {{{found[0]}: {split}, ..}}", "splits: {} (classes)")
+            others = {top: spelling.split for top, spelling in spelt.items() if spelling.split != split}
+            given = ", ".join(f"{top}: {meant}" for top, meant in ({found[0]: split} | others).items())
+            raise self.error(words, f"splits: {{{given}}}", "splits: {}")
         return found[0] if found else None
 
     # ---- classes
@@ -287,6 +296,8 @@ class _Tree:
     def _labelled(self, folders: Mapping[str, Parts], images: list[Parts], notes: list[str]) -> list[Entry]:
         """Return the images of splits, each with its class; a single class tells nothing apart and becomes none."""
         own = {split: _below(images, folder) for split, folder in folders.items()}
+        if self.reading.class_level == 0:
+            return [Entry(split, "", "/".join(parts)) for split in own for parts in own[split]]
         flat = [split for split, parts in own.items() if parts and _is_flat(parts, folders[split])]
         if flat and len(flat) == len([split for split in own if own[split]]):
             if empty := [split for split in own if not own[split]]:
@@ -323,8 +334,9 @@ class _Tree:
             return 1
         upper = sorted({parts[depth] for parts in images})
         first = sorted(deeper)[0][0]
-        words = f"{first}/ holds folders of images ({_few(lower)}): the classes are {_few(upper)}, or the inner folders"
-        raise self.error(words, "class_level: 1", "class_level: 2")
+        words = f"{first}/ holds folders of images ({_few(lower)}): "
+        words += f"the classes are {_few(upper)}, the inner folders, or none"
+        raise self.error(words, "class_level: 1", "class_level: 2", "class_level: 0")
 
     def _check_classes(self, split: str, folders: Mapping[str, Parts], entries: list[Entry]) -> None:
         """Raise UserError where a split and train have not the same classes."""
