@@ -63,7 +63,7 @@ def test_the_comparison_of_readme_runs_as_it_stands(workspace):
     tanh, random = output.split("dvc exp show")[0].split("Running stage 'train_simclr")[1:]
     assert "pretrain_autoencoder" not in executed("Running stage 'train_simclr" + tanh.split("Ran experiment")[0])
     assert executed("Running stage 'train_simclr" + random) >= {"train_simclr", "fit_probe", "report", "track"}
-    assert "metrics/metrics.json" in output and "train_loss.digits" in output, (
+    assert "metrics/metrics.json" in output and "val_loss.digits" in output, (
         "dvc metrics diff: one line a metric and dataset"
     )
     assert "top1.digits" in output.replace("\n", ""), "dvc exp show: one column a metric and dataset"

@@ -432,6 +432,12 @@ def deciding(tree: Tree, stage: str, dataset: str) -> dict[str, Any]:
     return {key: _plain(value) for key, value in sorted(found.items()) if not _is_among(key, unseen)}
 
 
+def made_by(tree: Tree, dataset: str) -> dict[str, Any]:
+    """Return key -> value of the settings that decide a dataset's arrays, weights and scores, for a model card."""
+    stages = ("prepare", "pretrain_autoencoder", "train_simclr", "fit_probe")
+    return {key: value for stage in stages for key, value in deciding(tree, stage, dataset).items()}
+
+
 def without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """Return settings but for some keys or whole sections: what does not count for a purpose."""
     return {key: value for key, value in values.items() if not _is_among(key, keys)}

@@ -9,7 +9,8 @@ from typing import Any
 
 from headstart.data import SPLITS, UNLABELLED
 from headstart.errors import UserError
-from headstart.ingest.decoders import About, KnownDecoder, name_of
+from headstart.ingest.about import About
+from headstart.ingest.decoders import KnownDecoder, name_of
 from headstart.run import paths
 from headstart.run.stage import say
 from headstart.settings import DATASETS, RECIPES, SAME, of_recipe, read_yaml

@@ -16,12 +16,19 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def width() -> int:
+    """Return the terminal's columns."""
+    return Console().width
+
+
 def draw(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
     """Print a table that fits the terminal: long cells break, nothing is cut. right: headings of numbers."""
-    numbers = set(right)
+    numbers, rows = set(right), list(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title in headings:
-        table.add_column(Text(printable(title)), justify="right" if title in numbers else "left", overflow="fold")
+    for title, cells in zip(headings, zip(*rows, strict=True), strict=True):
+        wide = max(map(len, cells)) if title in numbers else None  # numbers stay whole
+        side = "right" if title in numbers else "left"
+        table.add_column(Text(printable(title)), justify=side, overflow="fold", min_width=wide)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)

@@ -123,19 +123,23 @@ class Run:
             group=self.group,
             checkpoint=checkpoint,
             observer=self.observer,
-            monitor=neighbours_monitor(
-                data.train.split,
-                data.val.split,
-                data.num_classes,
-                data.size,
-                data.train.standardize,
-                bf16=self.precision == "bf16",
-            ),
+            monitor=self._monitor() if data.num_classes else None,
             on_epoch=on_epoch,
             on_step=on_step,
         )
         measured = self.observer.rows() if self.observer else []
         return Result(curve, measured, len(data.pretrain.split.labels), method.simclr.keep)
+
+    def _monitor(self) -> Callable[[nn.Module], float]:
+        data = self.data
+        return neighbours_monitor(
+            data.train.split,
+            data.val.split,
+            data.num_classes,
+            data.size,
+            data.train.standardize,
+            bf16=self.precision == "bf16",
+        )
 
     def measured_since_asked(self) -> list[dict[str, float]]:
         """Return the rows of the steps that were measured since the last call."""

@@ -17,6 +17,7 @@ from typing import Any
 import filelock
 
 from headstart.errors import UserError, reason
+from headstart.ingest.damage import DamagedError
 from headstart.run import paths
 from headstart.run.stage import say
 
@@ -127,6 +128,17 @@ def read_csv(path: Path, made_by: str) -> list[dict[str, str]]:
         raise missing(path, made_by) from None
     except (ValueError, csv.Error) as error:
         raise damaged(path, made_by, error) from None
+
+
+@contextmanager
+def listing_damage(dataset: str) -> Iterator[None]:
+    """Turn a DamagedError into a UserError that says where all unreadable images are listed."""
+    try:
+        yield
+    except DamagedError as error:
+        path = paths.unreadable(dataset)
+        write_csv(path, [{"file": name, "reason": reason} for name, reason in error.rows])
+        raise UserError(f"{error}; all are listed in {path}") from None
 
 
 def missing(path: Path, made_by: str) -> UserError:

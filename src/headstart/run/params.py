@@ -21,7 +21,8 @@ from headstart.data.views import Views
 from headstart.errors import UserError, brief, reason
 from headstart.evaluation.probe import Probe
 from headstart.ingest import decoders
-from headstart.ingest.decoders import About, Chosen, KnownDecoder
+from headstart.ingest.about import About
+from headstart.ingest.decoders import Chosen, KnownDecoder
 from headstart.ingest.sources import Archive
 from headstart.knobs import OneOf, Range, nearest
 from headstart.models.autoencoder import AUTOENCODERS

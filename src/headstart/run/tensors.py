@@ -99,6 +99,18 @@ def write_outs(folder: Path, outs: Mapping[str, Any]) -> None:
             write_csv(folder / name, content)
 
 
+def write_features(path: Path, names: Mapping[str, list[str]], features: Mapping[str, np.ndarray]) -> None:
+    """Write names, splits and features (N, D) of all images as .npz, atomically and the same bytes for the same values.
+
+    names and features: by split.
+    """
+    splits = [split for split, own in names.items() for _ in own]
+    together = np.concatenate([features[split] for split in names])
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        called = np.array([name for own in names.values() for name in own])
+        np.savez(file, allow_pickle=False, names=called, splits=np.array(splits), features=together)
+
+
 class FileCheckpoint:
     """A training's state under `checkpoints/<stage>/<key>` of the shared folder, the main workspace's `.cache`.
 

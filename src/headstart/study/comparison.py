@@ -122,10 +122,12 @@ def _claim(answer: Answer, margin: float) -> Section:
         )
         for runs, verdict in answer.verdicts
     )
-    blocks: list[Block] = [Chips(chips), Text(answer.everything.reason)]
+    held = answer.everything.reason != answer.reason
+    told = f"{answer.reason} Which runs cannot tell, and why: the section above." if held else answer.reason
+    blocks: list[Block] = [Chips(chips), Text(told)]
     figure = figures.effects(answer, margin)
     blocks += [figure] if figure else []
-    if answer.without_failed and answer.without_failed.reason != answer.everything.reason:
+    if answer.without_failed and not held and answer.without_failed.reason != answer.everything.reason:
         blocks.append(Text(f"Without failed runs: {answer.without_failed.reason}", "note"))
     if answer.everything.decide:
         blocks += [Text("What would decide it:"), Points(tuple(map(_command, answer.everything.decide)))]

@@ -66,11 +66,14 @@ def effects(answer: Answer, margin: float) -> Figure | None:
 
 def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, margin: float) -> Markup:
     drawn = _estimates(everything, contrast)
+    if len(drawn) == 2:  # of one dataset, which is all of them
+        (only,) = (name for name in drawn if name != ALL)
+        drawn = {ALL: drawn[ALL]}
+    else:
+        only = "all datasets"
     others = _estimates(rest, contrast, open=True, name="without failed runs") if rest else {}
     rows = [
-        forest.Row(
-            "all datasets" if name == ALL else name, (own, others.get(name)) if others else (own,), strong=name == ALL
-        )
+        forest.Row(only if name == ALL else name, (own, others.get(name)) if others else (own,), strong=name == ALL)
         for name, own in drawn.items()
     ]
     return forest.panel(contrast, "accuracy points", rows, margin, numbers=True)

@@ -78,6 +78,12 @@ _BOTH = (  # of probes on the trained and on the untrained backbone
     _probe("top1_converged", "top-1, converged probe"),
     _probe("top1_finetuned", "top-1, fine-tuned"),
 )
+_FREE = (  # of datasets without labels
+    _probe("view_top1", "own view found", watched=True),
+    _probe("rankme", "RankMe", SIZE, watched=True),
+    _probe("alignment", "alignment", SIZE),
+    _probe("uniformity", "uniformity", LOSS),
+)
 _KNN20 = _probe("knn20", "20 nearest neighbours", column="probe_knn20", watched=True)
 _ECE = _probe("ece", "calibration error", column="probe_ece", watched=True)
 
@@ -101,6 +107,9 @@ METRICS = (
     *_BOTH,
     *(_baseline(metric) for metric in (*_BOTH, _KNN20, _ECE)),
     *(_baseline(metric, name) for name in ("calibrated", "pixels") for metric in (_FEW5, *_BOTH, _KNN20, _ECE)),
+    *_FREE,
+    *(_baseline(metric, watched=metric.key == "view_top1") for metric in _FREE),
+    *(_baseline(metric, name) for name in ("calibrated", "pixels") for metric in _FREE),
     _probe("top1_hidden", "top-1, hidden layer", column="probe_hidden_top1"),
     _probe("top1_hidden#", "top-1, hidden layer #"),
     _probe("top1_output", "top-1, projector's output", column="probe_output_top1"),

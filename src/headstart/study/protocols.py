@@ -42,7 +42,7 @@ def protocol_names(runs: pd.DataFrame) -> dict[str, str]:
 def _settings(row: Mapping[str, Any]) -> dict[str, str]:
     if row["settings"]:
         return {name: _word(value) for name, value in json.loads(row["settings"]).items()}
-    return {name: _word(row[name]) for name in _COLUMNS}
+    return {name: _word(row[name]) or "unknown" for name in _COLUMNS}
 
 
 def _short(name: str, among: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from headstart.settings import SAME
 from headstart.study import classes, curves, gradients, sections
-from headstart.study.metrics import BASELINES, find, gather
+from headstart.study.metrics import BASELINES, TOP1, find, gather
 from headstart.study.page import Block, Page, Picture, Points, Text, table
 from headstart.study.reconstruction import poor_autoencoder
 from headstart.study.writing import UNKNOWN, number
@@ -18,6 +18,11 @@ Row = dict[str, Any]
 # rows of per_class.csv and of reliability.csv
 Judged = tuple[Sequence[Mapping[str, str]], Sequence[Mapping[str, str]]]
 
+NO_LABELS = (
+    "Without labels: own view found is the share of images whose one view has, of all images' other views, its own as "
+    "the most similar; alignment and uniformity (less is better, Wang & Isola 2020) and RankMe, the effective rank of "
+    "the features (more is better, Garrido et al. 2023), in metrics/all.json. None of them is an accuracy of classes."
+)
 NO_AUTOENCODER = "No picture here: this initialisation needs no autoencoder."
 
 
@@ -45,12 +50,18 @@ def facts(summaries: Summaries) -> dict[str, dict[str, Any]]:
 
 
 def accuracy_rows(summaries: Summaries) -> list[Row]:
-    """Return one row per dataset and probe (trained, those of BASELINES, majority) with its top-1, for the bar plot."""
+    """Return a row per labelled dataset and probe (trained, those of BASELINES, majority) with its top-1, to plot."""
     return [
         {"dataset": dataset, "backbone": name, "top1": summary[place][name]["top1"]}
         for dataset, summary in summaries.items()
+        if is_labelled(summary)
         for name, place in (("trained", "probe"), *((name, "baselines") for name in (*BASELINES, "majority")))
     ]
+
+
+def is_labelled(summary: Mapping[str, Any]) -> bool:
+    """Whether there were labels to probe with."""
+    return TOP1 in summary["probe"]["trained"]
 
 
 def loss_rows(curves: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Row]:
@@ -97,13 +108,22 @@ def page(
 
 
 def _lead(summaries: Summaries) -> str:
-    parts = [
-        f"{name}: a linear probe on SimCLR's features finds {100 * summary['probe']['trained']['top1']:.1f} % of "
-        f"{summary['probe']['num_test']} test images, on the same backbone before SimCLR "
-        f"{100 * summary['baselines']['untrained']['top1']:.1f} %."
-        for name, summary in summaries.items()
-    ]
-    return " ".join(parts)
+    return " ".join(_told(name, summary) for name, summary in summaries.items())
+
+
+def _told(name: str, summary: Mapping[str, Any]) -> str:
+    trained, untrained = summary["probe"]["trained"], summary["baselines"]["untrained"]
+    if is_labelled(summary):
+        return (
+            f"{name}: a linear probe on SimCLR's features finds {100 * trained[TOP1]:.1f} % of "
+            f"{summary['probe']['num_test']} test images, on the same backbone before SimCLR "
+            f"{100 * untrained[TOP1]:.1f} %."
+        )
+    return (
+        f"{name}: no labels, so nothing to probe. Of two views of an image SimCLR's features find the other one among "
+        f"{summary['probe']['num_judged']} for {100 * trained['view_top1']:.1f} % of them, before SimCLR for "
+        f"{100 * untrained['view_top1']:.1f} %."
+    )
 
 
 # heading -> where a number of BASELINES stands
@@ -119,7 +139,7 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
             sides = {title: _with_error(values, f"{name}{side}", dataset, summary) for title, side in _SIDES.items()}
             if any(cell != UNKNOWN for cell in sides.values()):
                 records.append(_of(dataset, summaries) | {"metric": find(name).title, **sides})
-    tested = ", ".join(f"{summary['probe']['num_test']} of {dataset}" for dataset, summary in summaries.items())
+    tested = ", ".join(f"{_num_test(summary)} of {dataset}" for dataset, summary in summaries.items())
     caption = (
         f"Accuracies on the test images ({tested}), as fractions, ± their standard errors; of few labels, ± the "
         "deviation over draws. 1 run, 1 seed."
@@ -130,9 +150,11 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
         "statistics of train images, where training begins; raw pixels are no network's.",
         "note",
     )
+    free = () if all(map(is_labelled, summaries.values())) else (Text(NO_LABELS, "note"),)
     return (
         table("result-table", caption, records, set(records[0]) - words),
         note,
+        *free,
         _training(summaries, values),
         *_signs(summaries),
     )
@@ -140,7 +162,8 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
 
 # the numbers of `gather` that the table of results shows, in its order; few labels stand behind the first
 FEW = r"few\d+(_\d+)?(pct)?"
-RESULT = ("top1", "top1_converged", "top1_finetuned", "macro_f1", "knn10", "knn20", "knn200", "ece")
+RESULT_FREE = ("view_top1", "rankme", "alignment", "uniformity")
+RESULT = ("top1", "top1_converged", "top1_finetuned", "macro_f1", "knn10", "knn20", "knn200", "ece", *RESULT_FREE)
 
 
 def _place(name: str) -> tuple[int, int]:
@@ -162,9 +185,14 @@ def _with_error(values: Mapping[str, Any], name: str, dataset: str, summary: Map
     if few:
         error = values.get(f"{few[0]}_std{name[len(few[0]) :]}", {}).get(dataset)
     else:
-        error = math.sqrt(value * (1 - value) / summary["probe"]["num_test"])
-    plain = error is None or name.startswith(("ece", "macro"))
-    return _cell(value) if plain else f"{_cell(value)} ± {_cell(error)}"
+        no_share = name.startswith(("ece", "macro", *RESULT_FREE[1:]))
+        error = None if no_share else math.sqrt(value * (1 - value) / _num_test(summary))
+    return _cell(value) if error is None else f"{_cell(value)} ± {_cell(error)}"
+
+
+def _num_test(summary: Mapping[str, Any]) -> int:
+    """The test images that scores are of, labelled or not."""
+    return int(summary["probe"].get("num_test") or summary["probe"]["num_judged"])
 
 
 def _training(summaries: Summaries, values: Mapping[str, Any]) -> Block:

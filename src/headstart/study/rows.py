@@ -181,7 +181,7 @@ def finished(rows: pd.DataFrame, source: str) -> Table:
     notes = []
     unfinished = rows["probe_test_top1"].isna()
     if unfinished.any():
-        notes.append(f"Left out as half-finished (no test accuracy): {_names(rows[unfinished])}.")
+        notes.append(f"Left out, without a test accuracy (half-finished, or no labels): {_names(rows[unfinished])}.")
     runs = rows[~unfinished]
     again = runs.duplicated(RUN_KEY)
     equal = again & runs.duplicated([*RUN_KEY, "probe_test_top1", "train_loss"])

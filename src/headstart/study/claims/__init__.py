@@ -32,8 +32,8 @@ CLAIMS: dict[str, Callable[[pd.DataFrame, float], Verdict]] = {
 class Answer:
     """A claim's verdict on all runs, and on those that did not fail (None where none failed).
 
-    score: what the runs are compared by; margin: points of it below which a difference does not matter. lacking: why
-    there are no numbers, empty where there are.
+    score: what the runs are compared by; margin: points of it below which a difference does not matter. reason: that
+    of the verdict on all runs, without what is said of runs that cannot tell.
     """
 
     claim: str
@@ -42,7 +42,7 @@ class Answer:
     without_failed: Verdict | None
     score: str = TOP1
     margin: float = MARGIN
-    lacking: str = ""
+    reason: str = ""
 
     @property
     def verdicts(self) -> list[tuple[str, Verdict]]:
@@ -69,8 +69,7 @@ def evaluate(runs: pd.DataFrame, claims: Sequence[str] = (), margin: float = MAR
         verdicts = [judge(runs, margin), judge(rest, margin) if len(rest) < len(runs) else None]
         everything, again = (verdict and _held(verdict, void, words) for verdict in verdicts)
         assert verdicts[0] is not None and everything is not None
-        lacking = "" if everything.effects else verdicts[0].reason
-        answers.append(Answer(name, STATEMENTS[name], everything, again, score, margin, lacking))
+        answers.append(Answer(name, STATEMENTS[name], everything, again, score, margin, verdicts[0].reason))
     return answers
 
 
