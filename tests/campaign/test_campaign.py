@@ -67,7 +67,7 @@ GREW: list[float] = []  # by how many megabytes a process of a case grew, at its
 
 
 def megabytes(name: str) -> float:
-    """VmRSS, what is resident now, or VmHWM, the most that was."""
+    """VmRSS, what is resident now; RssAnon, what of it no file holds; VmHWM, the most that was resident."""
     found = re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 1000
@@ -384,7 +384,7 @@ def in_child(
     watch: called with its process id while it runs.
     """
     log = folder / "stderr"
-    started, before = time.monotonic(), megabytes("VmRSS")
+    started, before = time.monotonic(), megabytes("RssAnon")  # a fork begins with these
     pid = os.fork()
     if pid == 0:
         status = 70
