@@ -8,7 +8,8 @@ from benchmarks import setting
 from benchmarks.measure import Row, interleave, ratios, spread, synchronize
 from headstart.data.arrays import Split
 from headstart.experiment.monitor import neighbours_monitor
-from headstart.training.contrastive import training_step, use_bf16
+from headstart.precision import use_bf16
+from headstart.training.contrastive import training_step
 from headstart.training.diagnostics import Diagnostics, Observer
 
 EVERY = 50

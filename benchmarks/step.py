@@ -6,7 +6,8 @@ import torch
 
 from benchmarks import setting
 from benchmarks.measure import Row, interleave, median_interval, ratios, spread, synchronize
-from headstart.training.contrastive import Batches, training_step, use_bf16
+from headstart.precision import use_bf16
+from headstart.training.contrastive import Batches, training_step
 
 BAR = 0.90
 LAPS = {256: 155, 1280: 71}  # of one step each, on a CPU

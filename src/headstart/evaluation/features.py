@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from headstart.data.arrays import Split, Standardize
 from headstart.data.views import resize
 from headstart.models.projector import layer_outputs
+from headstart.precision import autocast_anew
 from headstart.replay import Replayed
 
 Allocate = Callable[[tuple[int, int]], np.ndarray]  # (N, D) -> a float32 array to fill
@@ -68,10 +69,6 @@ def _outputs(
     x_NCHW = resize(split.images[rows], image_size)
     if standardize is not None:
         x_NCHW = standardize(x_NCHW)
-    kind = x_NCHW.device.type
-    # an autocast that a caller has entered is entered anew: weights that it keeps in bfloat16 are not for a CUDA graph
-    with torch.autocast(
-        kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind), cache_enabled=False
-    ):
+    with autocast_anew(x_NCHW.device):
         features = backbone(x_NCHW.contiguous(memory_format=torch.channels_last))
         return {"backbone": features} | (layer_outputs(projector.eval(), features) if projector is not None else {})

@@ -15,6 +15,7 @@ from headstart.data.device_views import network_input
 from headstart.data.views import Draw, Views, draw
 from headstart.errors import UserError
 from headstart.knobs import OneOf, Range
+from headstart.precision import use_bf16
 from headstart.randomness import generator
 from headstart.replay import Replayed, rated, restore_optimizer
 from headstart.training.diagnostics import Observer
@@ -131,16 +132,6 @@ class Network(nn.Sequential):
             features = self[0](x_BCHW)
         with torch.autocast(features.device.type, enabled=False):
             return self[1](features.float() if features.dtype == torch.bfloat16 else features)
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Return whether to autocast to bfloat16: asked for, or `auto` on hardware that multiplies it natively."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch 2.9, the pin of other machines than x86_64, has no such function
-    return hasattr(torch.cpu, "get_capabilities") and torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 def train_simclr(
