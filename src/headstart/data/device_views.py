@@ -6,9 +6,9 @@ standardisation. Images lie as (B, S, C, S), a row's channels one after the othe
 plain batched ones, (B, S*C, S) by columns and (B, S, C*S) by rows, without a copy between them.
 """
 
+import sys
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -148,16 +148,17 @@ def _(
     return torch.empty_like(x_BHCW)
 
 
-def has_triton() -> bool:
-    """Whether Triton is installed; without it a GPU's views take torch's own kernels, some milliseconds a step."""
-    return find_spec("triton") is not None
-
-
 @cache
 def _kernels(device: str) -> ModuleType | None:
-    """The Triton kernels where they run."""
-    if device != "cuda" or not has_triton():
+    """The Triton kernels where they run; where they ought to and do not, one line on stderr says why."""
+    if device != "cuda":
         return None
-    from headstart.data import kernels
+    try:
+        from headstart.data import kernels
 
+        kernels.try_out(torch.device(device))
+    except Exception as error:  # Triton, its compiler's and the driver's are of many kinds
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        print(f"warning: views without Triton ({reason}): torch's kernels take some ms a step", file=sys.stderr)
+        return None
     return kernels

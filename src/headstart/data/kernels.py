@@ -168,3 +168,11 @@ def crop_filter(box: Tensor, flip: Tensor, axis: int, num_in: int, num_out: int,
         box, flip, out, axis, num_in, num_out, rows=rows, columns=columns
     )
     return out
+
+
+def try_out(device: torch.device) -> None:
+    """Compile and launch both kernels once; raises where Triton, a C compiler or the driver is not fit for it."""
+    x_BHCW, flip = torch.zeros(1, 2, 3, 2, device=device), torch.zeros(1, dtype=torch.bool, device=device)
+    factors, order = torch.zeros(1, 4, device=device), torch.arange(4, device=device)[None]
+    colour(x_BHCW, factors, order, flip, [0.0] * 3, [1.0] * 3, 1.0)
+    crop_filter(factors, flip, 0, 2, 2, torch.float32)
