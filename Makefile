@@ -13,7 +13,9 @@ repro: .venv/.ready
 	  dvc config --local core.no_scm true; \
 	  echo "No git history here: the pipeline runs, but experiments (dvc exp), comparisons with past revisions (dvc metrics"; \
 	  echo "diff) and the commit in MLflow are lost. To have them: git init && git add -A && git commit -m import"; fi
+	@python -m headstart check
 	dvc repro
+	@echo "The result: open metrics/report.html; the run in MLflow: make ui"
 
 datasets: .venv/.ready
 	@python -m headstart datasets

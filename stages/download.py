@@ -19,6 +19,7 @@ def main(dataset: str) -> None:
         files.locked(source.shared, STAGE),
         files.write_folder(paths.raw(dataset)) as folder,
         inputs.leaving(),
+        files.listing_damage(dataset),
     ):
         source.bring(folder, progress, say)
 

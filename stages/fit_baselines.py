@@ -4,7 +4,7 @@ runs that differ in the projector alone share them."""
 from functools import partial
 
 from headstart.data.arrays import load_split
-from headstart.experiment.baselines import judge_baselines
+from headstart.experiment.baselines import judge_baselines, unlabelled_baselines
 from headstart.experiment.judging import Judge
 from headstart.experiment.prepared import prepare
 from headstart.models.backbone import build_backbone
@@ -29,13 +29,18 @@ def main(dataset: str) -> None:
     with tracking.stage_run(STAGE, dataset, params) as run:
         run.log_dataset(dataset, meta)
         # built exactly as train_simclr builds it: where training begins
-        found = judge_baselines(judge, build_backbone(params.backbone_here(), params.seed).to(device)).summary()
+        backbone = build_backbone(params.backbone_here(), params.seed).to(device)
+        if data.num_classes:
+            found = judge_baselines(judge, backbone).summary()
+        else:
+            found = unlabelled_baselines(judge, backbone)
         with files.write_folder(paths.baselines(dataset)) as out, inputs.leaving():
             files.write_json(out / "summary.json", found)
         for name in ("untrained", "calibrated", "pixels"):
             run.log_metrics({f"{name}/{key}": value for key, value in found[name].items()})
-    told = ", ".join(f"{name} {found[name]['top1']:.4f}" for name in ("untrained", "calibrated", "pixels", "majority"))
-    say(f"baselines {dataset}: top-1 {told}")
+    score, what = ("top1", "top-1") if data.num_classes else ("view_top1", "no labels, so none but view top-1:")
+    told = ", ".join(f"{name} {row[score]:.4f}" for name, row in found.items() if name != "details")
+    say(f"baselines {dataset}: {what} {told}")
 
 
 if __name__ == "__main__":

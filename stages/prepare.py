@@ -19,7 +19,7 @@ def main(dataset: str) -> None:
     if not raw.is_dir():
         raise files.missing(raw, "download")
     with tracking.stage_run(STAGE, dataset, params) as run:
-        with files.write_folder(paths.prepared(dataset)) as folder, inputs.leaving():
+        with files.write_folder(paths.prepared(dataset)) as folder, inputs.leaving(), files.listing_damage(dataset):
             meta = pack_source(dataset, block.decoder, raw, folder, packing, progress, say)
         run.log_dataset(dataset, meta)
 

@@ -24,6 +24,7 @@ def main(source: str) -> None:
     with (
         files.write_folder(out) as folder,
         inputs.leaving(),
+        files.listing_damage(source),
         # not `.<name>.`: write_folder(out) would take it for a killed run's
         files.scratch_folder(out.parent / f".raw-{source}") as raw,
     ):

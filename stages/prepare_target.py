@@ -19,6 +19,7 @@ def main(target: str) -> None:
     with (
         files.write_folder(out) as folder,
         inputs.leaving(),
+        files.listing_damage(target),
         # not `.<name>.`: write_folder(out) would take it for a killed run's
         files.scratch_folder(out.parent / f".raw-{target}") as raw,
     ):

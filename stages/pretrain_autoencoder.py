@@ -10,7 +10,7 @@ from headstart.experiment.embedding import train_embedding
 from headstart.experiment.prepared import Prepared, prepare
 from headstart.models.backbone import num_features
 from headstart.models.projector import PROJECTOR_INITS
-from headstart.run import files, paths, tensors
+from headstart.run import files, interrupts, paths, tensors
 from headstart.run.inputs import Inputs
 from headstart.run.processes import pick_device
 from headstart.run.stage import following, run_stage, say
@@ -65,7 +65,8 @@ def train(
 ) -> None:
     """Train one autoencoder and leave it in `out`, for all who need it."""
     recipe, features = inputs.params.autoencoder, num_features(inputs.params.backbone)
-    with following(recipe.epochs, f"autoencoder {seen}", "epoch", inputs.warn) as watch:
+    watching = following(recipe.epochs, f"autoencoder {seen}", "epoch", inputs.warn)
+    with interrupts.deferred(), watching as watch:
         made = train_embedding(
             data,
             recipe.arch,

@@ -1,15 +1,18 @@
 """Train backbone and projector with SimCLR."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 
 from headstart.data.arrays import load_split
 from headstart.experiment.prepared import prepare
-from headstart.experiment.pretraining import Method, Start, assemble
-from headstart.run import files, paths, processes, tensors
+from headstart.experiment.pretraining import Method, Run, Start, assemble
+from headstart.models.backbone import num_features
+from headstart.run import files, interrupts, paths, processes, tensors
 from headstart.run.inputs import Inputs
 from headstart.run.stage import following, run_stage, say
 from headstart.study.pictures import image_grid
@@ -59,7 +62,8 @@ def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> N
         return
     with tracking.stage_run(STAGE, dataset, params) as tracked:
         tracked.log_dataset(dataset, meta)
-        with following(run.num_steps, f"simclr {dataset}", "step", inputs.warn) as watch:
+        watching = following(run.num_steps, f"simclr {dataset}", "step", inputs.warn)
+        with interrupts.deferred(group.size == 1), watching as watch:
 
             def on_epoch(epoch: Epoch) -> None:
                 seconds = watch.epoch(loss=epoch.train_loss, val=epoch.val_loss)
@@ -71,16 +75,23 @@ def train(dataset: str, inputs: Inputs, group: Group, device: torch.device) -> N
             result = run.train(checkpoint, on_epoch, watch.at)
         with files.write_folder(paths.simclr(dataset)) as kept, files.write_folder(made) as out, inputs.leaving():
             tensors.write_outs(kept, run.weights())
-            tensors.write_outs(out, run.report(result, start))
+            tensors.write_outs(out, run.report(result, start) | {"data.json": described(meta, run)})
             image_grid(out / "views.png", run.example_views())
             if (folder / "reconstructions.png").exists():
                 shutil.copyfile(folder / "reconstructions.png", out / "reconstructions.png")
         tracked.log_figure(made / "views.png")
-        tracked.log_model(run.backbone, run.train_batches.blank())
+        tracked.log_model(run.backbone, data.size, data.pretrain.standardize)
     checkpoint.remove()
     best, rate = result.best, result.curve[-1].num_images / watch.seconds()
     epochs = f"epoch {best.epoch} of {len(result.curve)}"
     say(f"simclr {dataset}: val loss {best.val_loss:.4f} at {epochs}, {rate:.0f} images/s")
+
+
+def described(meta: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Return what a model card says of the images that a backbone was trained on."""
+    keys = ("classes", "num_images", "num_unlabelled", "stored_size", "crop_bottom", "mean", "std", "hash")
+    size, features = run.data.size, num_features(run.method.backbone)
+    return {key: meta[key] for key in keys if key in meta} | {"image_size": size, "num_features": features}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from functools import partial
 
 from headstart.data.arrays import Standardize, load_split
+from headstart.errors import UserError
 from headstart.evaluation.probe import Linear
 from headstart.experiment.judging import judge_elsewhere, own_probe_elsewhere
 from headstart.experiment.prepared import prepare
@@ -26,15 +27,18 @@ def main(source: str, target: str) -> None:
     size, options = params.dataset(source).image_size, params.data
     standardize = Standardize(tuple(own["mean"]), tuple(own["std"])) if options.standardize else None
     data = prepare(meta, partial(load_split, paths.target(target)), size=size, standardize=standardize, device=device)
+    if not data.num_classes:
+        raise UserError(f"params.yaml: probe.datasets: {target!r} has no labels, so nothing can be judged on it")
     with tracking.stage_run(STAGE, source, params) as run:
         backbone = build_backbone(params.backbone_here(), params.seed).to(device)
         untrained = judge_elsewhere(backbone, data, params.probe.strengths)[0]
         state = tensors.read_tensors(paths.simclr(source) / "backbone.safetensors", made_by="train_simclr")
         backbone.load_state_dict(state)
         trained, features = judge_elsewhere(backbone, data, params.probe.strengths)
-        fitted = tensors.read_tensors(paths.probe(source) / "probe.safetensors", made_by="fit_probe")
-        probe = Linear(**{name: tensor.numpy() for name, tensor in fitted.items()})
-        trained |= own_probe_elsewhere(probe, features, tuple(own["classes"]), data)
+        if own["classes"]:
+            fitted = tensors.read_tensors(paths.probe(source) / "probe.safetensors", made_by="fit_probe")
+            probe = Linear(**{name: tensor.numpy() for name, tensor in fitted.items()})
+            trained |= own_probe_elsewhere(probe, features, tuple(own["classes"]), data)
         summary = {"trained": trained, "untrained": untrained, "num_test": len(data.test.split.labels)}
         with files.write_folder(paths.transfer_metrics(source, target)) as out, inputs.leaving():
             files.write_json(out / "summary.json", summary)

@@ -14,7 +14,10 @@ from headstart import settings
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-README_BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("running", "datasets"))]
+README_BLOCKS = [
+    block for page in PAGES if page.is_file() for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+]
 DATASET_STAGES = ("download", "prepare", "pretrain_autoencoder", "train_simclr", "fit_probe", "fit_baselines")
 
 
@@ -89,7 +92,7 @@ def restore(folder: Path) -> None:
 
 
 def readme_block(text: str) -> str:
-    """The one bash block of README that holds `text`."""
+    """The one bash block of README, and of the pages that go on where it ends, that holds `text`."""
     (found,) = [block for block in README_BLOCKS if text in block]
     return found
 

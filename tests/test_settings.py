@@ -105,7 +105,7 @@ def test_an_url_touches_one_datasets_download_and_nothing_else(tree):
 def test_keys_are_spelt_as_dvc_spells_them(tree):
     keys = settings.flat(tree)
     assert keys["simclr.temperature"] == 0.5
-    assert keys["datasets.yaml:mine.decoder"] == "image_archive"
+    assert keys["datasets.yaml:mine.decoder.images.other_files"] == "skip"
     assert settings.nested(keys, texts=False) == {name: dict(section) for name, section in tree.items()}
     assert settings.lookup(tree, "datasets.yaml:cifar10.batch_size") == {"default": 256, "paper": 1280, "scratch": 512}
     with pytest.raises(KeyError):

@@ -1,48 +1,59 @@
 """`python -m headstart COMMAND`: what studies runs that the pipeline made. Each command imports what it needs."""
 
 import argparse
-import os
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
-from headstart.errors import UserError
+from headstart import __version__
+from headstart.run.stage import CommandLine, end_output, ending
+from headstart.study.statements import STATEMENTS
 
 
 def main() -> None:
-    """Run a command; what a user can cause ends in one line on stderr and exit status 1."""
+    """Run a command; what a user can cause ends in a line on stderr and exit status 1. Without one: the help."""
     options = parser().parse_args()
+    if options.command is None:
+        parser().print_help()
+        return
     try:
-        run = getattr(import_module(f"headstart.commands.{options.command}"), options.command)
-        run(options)
-        sys.stdout.flush()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted")
+        with ending("interrupted"):
+            run = getattr(import_module(f"headstart.commands.{options.command}"), options.command)
+            run(options)
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        end_output()
         sys.exit(1)
-
-
-class CommandLine(argparse.ArgumentParser):
-    """argparse's parser, whose complaints are one line and exit status 1, as all of ours."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with the message and where the options are told."""
-        sys.exit(f"error: {message}; {self.prog} --help")
 
 
 def parser() -> CommandLine:
     """Return the command line."""
     top = CommandLine(prog="python -m headstart", description=__doc__)
-    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    top.add_argument("--version", action="version", version=f"headstart {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for name, (text, options) in COMMANDS.items():
-        command = commands.add_parser(name, help=text)
+        command = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         options(command)
-        command.set_defaults(command=name)
     return top
+
+
+GAINS_COLUMNS = {
+    "arm": "initialisation, and whether it is frozen",
+    "projector_activation": "relu, tanh, ..",
+    "projector_num_layers": "also _hidden_dim, _out_dim, _position, _norm",
+    "autoencoder_arch": "also autoencoder_dataset",
+    "learning_rate": "also epochs, batch_size, image_size, seed, standardize",
+    "backbone": "also optimizer, precision, dataset",
+}
+
+
+def _listed(rows: Mapping[str, str]) -> str:
+    """Names with what they are, a line each, for a command's help."""
+    wide = max(map(len, rows))
+    return "\n".join(f"  {name:{wide}}  {text}" for name, text in rows.items())
 
 
 def _compare_options(command: argparse.ArgumentParser) -> None:
@@ -54,7 +65,12 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
         help="published (the paper's runs), dvc (branches and experiments here: the default), mlflow, or a CSV file",
     )
     add("--claim", action="append", default=[], metavar="C1..C9", help="repeatable; default: all")
-    add("--format", choices=["md", "brief", "csv", "json", "latex"], default="md")
+    command.epilog = f"claims:\n{_listed(STATEMENTS)}"
+    add(
+        "--format",
+        choices=["md", "brief", "csv", "json", "latex"],
+        help="default: a short table on a terminal, else md, which has every number",
+    )
     add(
         "--published-dir",
         type=Path,
@@ -88,8 +104,10 @@ def _gains_options(command: argparse.ArgumentParser) -> None:
     add("--of", default="arm", metavar="COLUMN", help="the factor: arm (initialisation, freezing; default), a column")
     add("--against", default="random (trainable)", metavar="LEVEL", help="the level that others are set against")
     add("--by", metavar="COLUMN,..", help="a gain for each value of these columns, as projector_activation")
+    add("--format", choices=["md", "latex"], help="default: a table on a terminal, else md")
+    command.epilog = f"columns, among others:\n{_listed(GAINS_COLUMNS)}"
     add("--score", default="top1", metavar="NAME", help="of which score: as of compare, or a column (default: top1)")
-    add("--figure", type=Path, metavar="FILE.svg", help="draw it too")
+    add("--figure", type=Path, metavar="FILE.svg|pdf", help="draw it too")
     add("--title", help="of the figure")
 
 
@@ -115,6 +133,10 @@ def _datasets_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=["text", "json"], default="text")
 
 
+def _check_options(command: argparse.ArgumentParser) -> None:
+    """None: the files are where they are."""
+
+
 def _ui_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--port", type=int, default=5000, metavar="N", help="on 127.0.0.1 (default: 5000)")
 
@@ -129,7 +151,7 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("model", type=Path, metavar="MODEL_DIR", help="what export has written, export/NAME")
     add("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
-    add("--out", type=Path, required=True, metavar="FILE.npz|FILE.parquet")
+    add("--out", type=Path, metavar="FILE.npz|FILE.parquet", help="features too; without it classes are printed")
     add("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
 
 
@@ -173,6 +195,10 @@ COMMANDS = {
     "report": ("the study's report on runs as one HTML page, with its text as Markdown", _report_options),
     "results": ("tables and figures of the committed rows: docs/results", _results_options),
     "datasets": ("list the datasets: classes, images, size, licence, what is here", _datasets_options),
+    "check": (
+        "the first thing that is wrong in params.yaml and datasets.yaml, before anything runs",
+        _check_options,
+    ),
     "ui": ("MLflow's pages on the runs of this workspace", _ui_options),
     "export": ("the trained backbones as safetensors and ONNX, with probe and card", _export_options),
     "predict": ("features and class probabilities of images, by an export", _predict_options),

@@ -15,7 +15,8 @@ from headstart.lock import GATHERING, Entry
 
 EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2}/[0-9a-f]{38})/(.+)")
 LOCK, RECORD = "dvc.lock", "metrics/all.json"
-NEEDED = ("top1", "val_top1", "train_loss", "val_loss")  # of a dataset: without these a run is half-finished
+# Of a dataset: without all of one of these a run is half-finished; the second are those of images without labels
+NEEDED = (("top1", "val_top1", "train_loss", "val_loss"), ("view_top1", "rankme", "train_loss", "val_loss"))
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def read_workspace(root: Path) -> Found:
 def check_workspace(root: Path) -> None:
     """Raise UserError where the workspace's dvc.lock says other settings or code than its results were made with."""
     record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-    entries = lock.read_entries(settings.read_yaml(root / LOCK)["stages"])
+    entries = lock.read_entries(settings.read_yaml(root / LOCK, by_hand=False)["stages"])
     for dataset, facts in record["facts"].items():
         chosen = lock.involved(entries, dataset, facts["needs_autoencoder"])
         if wrong := lock.disagreeing(chosen, record["made_with"]):
@@ -146,7 +147,7 @@ def _result(entries: Sequence[Entry], gathered: Entry, dataset: str, known: Mapp
         # of the projector some stages name single keys
         if key in told and key in entry.params[settings.PARAMS] and entry.stage in ("train_simclr", "fit_probe")
     )
-    if not lock.is_whole(chosen) or not same or any(key not in scores for key in NEEDED):
+    if not lock.is_whole(chosen) or not same or not any(set(keys) <= set(scores) for keys in NEEDED):
         return f"{dataset} is half-finished"
     return Result(dataset, (*chosen, gathered), scores, facts)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+NEAR = 0.55  # difflib's ratio from which a word is worth naming beside another
+
 
 class Marker:
     """What a value must be, for `check` here and for pydantic elsewhere."""
@@ -93,6 +95,6 @@ class Matching(Marker):
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:
-    """Return ' (nearest: X)' for the closest allowed word, or an empty string."""
-    close = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.0)
+    """Return ' (nearest: X)' for the closest allowed word, or an empty string where none is near."""
+    close = difflib.get_close_matches(value, list(allowed), n=1, cutoff=NEAR)
     return f" (nearest: {close[0]})" if close else ""

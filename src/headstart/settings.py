@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from headstart.errors import UserError
+from headstart.errors import UserError, brief, masked, reason
 
 PARAMS, DATASETS = "params.yaml", "datasets.yaml"
 # A value may be given per recipe, {default: .., paper: ..}; a recipe that is left out there has the value of default.
@@ -26,6 +26,11 @@ PARAMS, DATASETS = "params.yaml", "datasets.yaml"
 # github.com/dkobak/simclr-cifar10 trains them
 RECIPES = ("default", "paper", "scratch")
 SAME = "same"  # projector.autoencoder_dataset: no other dataset
+# Names become parts of paths and of the commands that a shell runs; DVC's -S reaches no key that begins with a digit.
+NAME = r"[A-Za-z_][A-Za-z0-9_-]{0,99}"
+NAMED = "must be a name: letters, digits, - and _, of which a letter or _ comes first"
+# what dvc.yaml puts into commands and paths
+IN_COMMANDS = ("datasets", "probe.datasets", "projector.autoencoder_dataset", "projector.init", "projector.hidden_dim")
 Tree = Mapping[str, Mapping[str, Any]]
 
 # Sections and keys that do not count for a stage. `block` is the dataset's own block of datasets.yaml.
@@ -38,6 +43,12 @@ _SOURCES = ("data.archives", "data.mirror")  # where bytes come from is not what
 _EVERYWHERE = ("recipe", "datasets", "device", "tracking", "block.about")
 _TRAINED_ON = (*_EVERYWHERE, *_SOURCES, *_PACKING, *_BRINGING)  # the arrays are a dependency of their own
 NOT_COUNTED: Mapping[str, Collection[str]] = {
+    "check": (
+        *("recipe", "seed", "device", "tracking", "data", "block", *_HEAD),
+        *(section for section in _MODELS if section not in ("projector", "probe")),
+        *("probe.protocol", "probe.strengths", "probe.plateau", "probe.layers", "probe.finetune_epochs"),
+        *("probe.few_labels", "probe.few_shares", "probe.few_draws"),
+    ),
     "download": (
         *(*_EVERYWHERE, *_MODELS, "seed", "data"),
         *("block.image_size", "block.batch_size", "block.views"),
@@ -102,24 +113,141 @@ _INT = r"[-+]?[0-9]+$"
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?!{_INT})({_FLOAT})$"), list("-+.0123456789"))
 
 
+# ---- what people write
+
+LINE = 300  # characters of a message on settings
+MOST_DEPTH, MOST_NODES, MOST_DIGITS, MOST_BYTES = 32, 100_000, 300, 2**22
+_TAG = "tag:yaml.org,2002:"
+# of what PyYAML makes values of: a tag that its text does not fit
+_BROKEN = (KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+_SCALARS = tuple(f"{_TAG}{name}" for name in ("str", "int", "float", "bool", "null"))
+# YAML 1.1, which PyYAML reads, and 1.2, which DVC reads, differ in these
+_OTHERWISE = (
+    (re.compile("yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF"), "write true or false"),
+    (re.compile(r"[-+]?0[0-9_]+|[-+]?0o[0-7_]+"), "write the number without a zero in front"),
+    (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+"), "write one number"),
+    (re.compile(r"[-+]?[0-9.][0-9_.]*_[0-9_.]*([eE][-+]?[0-9]+)?"), "write the number without _"),
+)
+
+
 def parse_yaml(text: str) -> Any:
     """Return what YAML says; raises ValueError in one line for what is none."""
     try:
         return yaml.load(text, Loader=Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    except (*_BROKEN, yaml.YAMLError) as error:
+        raise ValueError(f"not valid YAML: {reason(error)}") from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a YAML file that holds a mapping, or raise UserError."""
+def parse_by_hand(text: str) -> Any:
+    """Return what YAML that people write says; raises ValueError, in one line, for more than settings need.
+
+    That is: nesting deeper than MOST_DEPTH, more than MOST_NODES values once anchors are filled in, an anchor that
+    holds itself, tags, keys that are no texts or stand twice, and spellings that DVC, which reads YAML 1.2, takes for
+    another value than we do: `yes`, `010`, `1:40`, dates.
+    """
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"))
+        _check_depth(text)
+        loader = Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _Check().visit(node)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (*_BROKEN, yaml.YAMLError) as error:
+        raise ValueError(f"not valid YAML: {reason(error)}") from None
+
+
+def _check_depth(text: str) -> None:
+    """Before anything is made of it: what makes nodes of events does so by recursion."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, Loader=Loader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MOST_DEPTH or number > 2 * MOST_NODES:
+            assert event.start_mark is not None
+            too_much = f"nested more than {MOST_DEPTH} deep" if depth > MOST_DEPTH else f"more than {MOST_NODES} values"
+            raise ValueError(f"line {event.start_mark.line + 1}: {too_much}")
+
+
+class _Check:
+    """Looks at each node of a file; its size is that with all anchors filled in."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, int] = {}
+        self._open: set[int] = set()
+
+    def visit(self, node: yaml.Node) -> int:
+        """Return how many values a node holds; raises ValueError with its line."""
+        line = f"line {node.start_mark.line + 1}"
+        if id(node) in self._open:
+            raise ValueError(f"{line}: an anchor that holds itself")
+        if id(node) in self._sizes:
+            return self._sizes[id(node)]
+        self._open.add(id(node))
+        size = 1
+        if isinstance(node, yaml.ScalarNode):
+            _check_scalar(node, line)
+        elif isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+            self._check_keys(node)
+            size += sum(self.visit(value) for _, value in node.value)
+        elif isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+            size += sum(self.visit(value) for value in node.value)
+        else:
+            raise ValueError(f"{line}: the tag {brief(node.tag)} is not read here")
+        self._open.remove(id(node))
+        if size > MOST_NODES:
+            raise ValueError(f"{line}: more than {MOST_NODES} values, anchors filled in")
+        self._sizes[id(node)] = size
+        return size
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        seen = set[str]()
+        for key, _ in node.value:
+            line = f"line {key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"{line}: a key must be a text")
+            if key.tag == f"{_TAG}merge":
+                continue
+            _check_scalar(key, line)
+            if key.tag != f"{_TAG}str":
+                raise ValueError(f"{line}: the key {brief(key.value)} must be a text; put it in quotes")
+            if key.value in seen:
+                raise ValueError(f"{line}: the key {brief(key.value)} stands there twice")
+            seen.add(key.value)
+
+
+def _check_scalar(node: yaml.ScalarNode, line: str) -> None:
+    if node.tag not in _SCALARS:
+        what = "a date" if node.tag == f"{_TAG}timestamp" else f"of the tag {brief(node.tag)}"
+        raise ValueError(f"{line}: {brief(node.value)} would be {what}, which is not read here; a text has quotes")
+    if node.style in (None, ""):
+        for pattern, advice in _OTHERWISE:
+            if pattern.fullmatch(node.value):
+                raise ValueError(f"{line}: {brief(node.value)}, which DVC reads otherwise: {advice}, a text has quotes")
+    if node.tag == f"{_TAG}int" and len(node.value) > MOST_DIGITS:
+        raise ValueError(f"{line}: an integer of {len(node.value)} digits; {MOST_DIGITS} are the most")
+
+
+def read_yaml(path: Path, by_hand: bool = True) -> dict[str, Any]:
+    """Return a YAML file that holds a mapping, or raise UserError; by_hand: see parse_by_hand, DVC writes others."""
+    try:
+        if by_hand and path.exists() and not path.is_file():
+            raise UserError(f"{path}: must be a plain file")
+        if by_hand and path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size} bytes; {MOST_BYTES} are the most")
+        text = path.read_text(encoding="utf-8")
+        tree = parse_by_hand(text) if by_hand else parse_yaml(text)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; run from the repository's root") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+        raise UserError(f"{path}: not valid YAML: {error}", LINE) from None
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}", LINE) from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: must be a mapping of sections")
     return tree
@@ -132,7 +260,7 @@ def read_settings(root: Path = Path()) -> dict[str, dict[str, Any]]:
 
 def read_stages(root: Path = Path()) -> dict[str, Any]:
     """Return the stages of dvc.yaml below `root`, or raise UserError."""
-    return dict(read_yaml(root / "dvc.yaml")["stages"])
+    return dict(read_yaml(root / "dvc.yaml", by_hand=False)["stages"])
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------------
@@ -200,13 +328,42 @@ def _parts(key: str) -> tuple[str, list[str]]:
     return (file, inner.split(".")) if found and file in (PARAMS, DATASETS) else (PARAMS, key.split("."))
 
 
+def check_names(tree: Tree) -> None:
+    """Raise UserError for a name of a dataset, or what else dvc.yaml puts into commands and paths, that is none.
+
+    Before DVC reads the files: a name like `x$(rm ..)` or `../src` must reach neither a shell nor a path.
+    """
+    for name in tree[DATASETS]:
+        if not is_name(name):
+            raise UserError(f"{DATASETS}: {brief(name)} {NAMED}")
+    values = resolved({PARAMS: tree[PARAMS]})
+    for key in IN_COMMANDS:
+        try:
+            value = lookup(values, key)
+        except KeyError:
+            raise UserError(f"{file_and_key(key)}: missing key") from None
+        for item in value if isinstance(value, list) and key.endswith("datasets") else [value]:
+            number = isinstance(item, int) and not isinstance(item, bool)
+            if not (number if key == "projector.hidden_dim" else is_name(item)):
+                allowed = "must be an integer" if key == "projector.hidden_dim" else NAMED
+                raise UserError(f"{file_and_key(key)}: {brief(item)} {allowed}")
+
+
+def is_name(value: Any) -> bool:
+    """Return whether a value may name a dataset."""
+    return isinstance(value, str) and re.fullmatch(NAME, value) is not None
+
+
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
 
 def resolved(tree: Tree) -> dict[str, dict[str, Any]]:
     """Return the tree for its active recipe: every mapping of recipe names replaced by the value of that one."""
     recipe = tree[PARAMS].get("recipe", RECIPES[0])
-    return {file: of_recipe(section, str(recipe), file) for file, section in tree.items()}
+    return {
+        file: {name: of_recipe(value, str(recipe), file, name) for name, value in section.items()}
+        for file, section in tree.items()
+    }
 
 
 def is_per_recipe(node: Any) -> bool:
@@ -222,7 +379,7 @@ def of_recipe(node: Any, recipe: str, file: str = PARAMS, key: str = "") -> Any:
         if RECIPES[0] not in node or not set(node) <= set(RECIPES):
             names = " and ".join(RECIPES[1:])
             allowed = f"a value per recipe needs {RECIPES[0]}, and may have {names}"
-            raise UserError(f"{file}: {key}: {dict(node)!r} {allowed}")
+            raise UserError(f"{file}: {key}: {brief(dict(node))} {allowed}")
         return node.get(recipe, node[RECIPES[0]])
     return {name: of_recipe(value, recipe, file, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
 
@@ -230,9 +387,10 @@ def of_recipe(node: Any, recipe: str, file: str = PARAMS, key: str = "") -> Any:
 def of_run(tree: Tree) -> dict[str, dict[str, Any]]:
     """Return the settings in force in a run: resolved, the blocks of its datasets alone, and the views that these draw.
 
-    Archives and what is known about a dataset are left out: they are not chosen.
+    Archives and what is known about a dataset are left out: they are not chosen. No URI shows a user, a password or a
+    query: this is what is stored and shown.
     """
-    values = resolved(tree)
+    values = _masked(resolved(tree))
     params = dict(values[PARAMS])
     others = [params.get("projector", {}).get("autoencoder_dataset"), *(params.get("probe", {}).get("datasets") or [])]
     blocks = {
@@ -243,6 +401,12 @@ def of_run(tree: Tree) -> dict[str, dict[str, Any]]:
     drawn = {block.get("views") for block in blocks.values()}
     params["views"] = {name: views for name, views in (params.get("views") or {}).items() if name in drawn}
     return {PARAMS: params, DATASETS: blocks}
+
+
+def _masked(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {name: _masked(value) for name, value in node.items()}
+    return masked(node) if isinstance(node, str) and "://" in node else node
 
 
 # ---- what decides ----------------------------------------------------------------------------------------------------
@@ -266,6 +430,12 @@ def deciding(tree: Tree, stage: str, dataset: str) -> dict[str, Any]:
         drawn = views.get(found.pop("block.views", None)) or {}
         found |= dict(leaves({"views": of_recipe(drawn, recipe)}))
     return {key: _plain(value) for key, value in sorted(found.items()) if not _is_among(key, unseen)}
+
+
+def made_by(tree: Tree, dataset: str) -> dict[str, Any]:
+    """Return key -> value of the settings that decide a dataset's arrays, weights and scores, for a model card."""
+    stages = ("prepare", "pretrain_autoencoder", "train_simclr", "fit_probe")
+    return {key: value for stage in stages for key, value in deciding(tree, stage, dataset).items()}
 
 
 def without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:

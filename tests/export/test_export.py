@@ -1,10 +1,12 @@
 """Exports, written as the command writes them: read back, loaded by what their card says alone, and predicted with."""
 
 import argparse
+import io
 import json
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +26,16 @@ from headstart.evaluation.features import extract_features
 from headstart.evaluation.probe import Linear
 from headstart.export import graph
 from headstart.export.bundle import Settings, plain_network, read_bundle
+from headstart.export.card import loader
 from headstart.export.predict import find_images
+from headstart.ingest.decode import decode
 from headstart.models.backbone import STEMS, Backbone, build_backbone
 from headstart.models.convolution import SmallMapConv2d
 from headstart.randomness import generator
 from headstart.run.params import load_params
 from tests.checkouts import ROOT
 
-SIZE, STORED, NUM = 32, 48, 5
+SIZE, STORED = 32, 48
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 WITH_GRAPH = not graph.missing_packages()  # optional
 CROPPED = {"cifar": 7}  # rows below a picture, as below FGVC-Aircraft's
@@ -54,6 +58,55 @@ def probe_of(width: int) -> dict[str, torch.Tensor]:
     return tensors | {"weight": tensors["weight"] / 10, "scale": torch.rand(width, generator=source).double() + 0.5}
 
 
+def kinds_of_images() -> dict[str, bytes]:
+    """Images that a plain `Image.open(path).convert("RGB")` shows otherwise than the pipeline stores them."""
+    random = np.random.default_rng(9)
+    noise = random.integers(0, 256, (60, 90, 3)).astype(np.uint8)
+    alpha = random.integers(0, 256, (60, 90)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    large = Image.fromarray(noise).resize((900, 600), Image.Resampling.BICUBIC)
+    palette = Image.fromarray(noise).convert("P")
+    deep = Image.fromarray((np.arange(60 * 90).reshape(60, 90) * 12).astype(np.uint16))
+    turned = {f"turned{k}.tif": ("TIFF", Image.fromarray(noise), {"tiffinfo": {274: k}}) for k in (3, 6, 7)}
+    found = {
+        "turned.jpg": ("JPEG", Image.fromarray(noise), {"exif": exif, "quality": 95}),
+        "turned_large.jpg": ("JPEG", large, {"exif": exif, "quality": 95}),  # its decoder reduces it
+        "clear.png": ("PNG", Image.fromarray(np.dstack([noise, alpha])), {}),
+        "clear_grey.png": ("PNG", Image.fromarray(np.dstack([noise[..., 0], alpha]), "LA"), {}),
+        "clear_palette.png": ("PNG", palette, {"transparency": 3}),
+        "deep.png": ("PNG", deep, {}),
+        "deep.tif": ("TIFF", deep, {}),
+        "inks.jpg": ("JPEG", Image.fromarray(noise).convert("CMYK"), {"quality": 95}),
+        "bits.png": ("PNG", Image.fromarray(noise).convert("1"), {}),
+        "frames.gif": ("GIF", palette, {"save_all": True, "append_images": [palette.rotate(180)]}),
+        "broken.jpg": ("JPEG", Image.fromarray(noise), {"exif": b"Exif\0\0MM\0*\xff\xff\xff\xff", "quality": 95}),
+        **turned,
+    }
+    encoded = {}
+    for name, (kind, image, options) in found.items():
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        encoded[name] = buffer.getvalue()
+    return encoded
+
+
+@pytest.mark.parametrize("crop_bottom", [0, 7])
+@pytest.mark.parametrize("side", [16, 48])
+def test_the_card_sees_the_pixels_that_training_saw(side, crop_bottom, tmp_path):
+    """To the bit, on every mode, by the code that stands in a card alone."""
+    (start,) = [text for text in [loader(trained("cifar").settings)] if "def turn_of" in text]
+    code = start[start.index("def turn_of") : start.index("def prepare")]
+    names = {"np": np, "Image": Image}
+    exec(code, names)
+    for name, data in kinds_of_images().items():
+        (tmp_path / name).write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            seen = names["stored_pixels"](Image.open(tmp_path / name), side, crop_bottom)
+        assert (seen == decode(data, side, crop_bottom)[0]).all(), name
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     """Photographs as files: larger, smaller and of another shape than what is stored, and what is no image."""
@@ -63,6 +116,8 @@ def images(tmp_path_factory) -> Path:
     for number, size in enumerate([(48, 48), (60, 80), (30, 20), (100, 50), (48, 49)]):
         pixels = np.kron(random.integers(0, 255, (10, 10, 3)), np.ones((10, 10, 1)))[: size[0], : size[1]]
         Image.fromarray(pixels.astype(np.uint8)).save(folder / ("deeper" if number % 2 else ".") / f"{number}.png")
+    for name, data in kinds_of_images().items():
+        (folder / name).write_bytes(data)
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_bytes(b"")
     return folder
@@ -158,7 +213,7 @@ def predicted(folder: Path, images: list[Path], out: Path) -> Path:
 def test_cards_snippets_give_our_features_and_probabilities(exports, images, loaded, tmp_path, stem):
     ours = np.load(predicted(exports[stem], [images], tmp_path / "out.npz"))
     theirs = loaded[stem]
-    assert ours["features"].shape == (NUM, 512)
+    assert ours["features"].shape == (5 + len(kinds_of_images()), 512)
     scale = max(1.0, np.abs(ours["features"]).max())
     assert ("onnx" in theirs) == (WITH_GRAPH and stem == "stride2")
     for name in {"features", "onnx", "one"} & set(theirs):

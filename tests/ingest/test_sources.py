@@ -304,7 +304,7 @@ def test_a_full_disk_is_one_line(places, host, monkeypatch):
 
     monkeypatch.setattr(sources_module._Fetch, "_moved", full)
     message = refused([archive("one.zip", host.url("/one.zip"))], places)
-    assert message == f"{places}/parts: No space left on device"
+    assert message == f"{places}/parts: No space left on device; make room"
 
 
 # ---- the stage

@@ -1,11 +1,13 @@
 """Files are whole or absent, and workers that share a result make it once: with real files and processes."""
 
+import io
 import json
 import os
 import stat
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,34 +110,69 @@ def test_missing_input_names_the_stage_that_makes_it(tmp_path, read):
 # --- folders ---
 
 
-def test_folder_replaces_the_whole_folder(tmp_path):
-    folder = tmp_path / "a/out"
+def test_folder_replaces_the_whole_folder(workspace):
+    folder = workspace / "models/out"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep/stale").touch()
     with files.write_folder(folder) as temporary:
         (temporary / "fresh").write_text("x")
         assert within(folder) == ["deep", "deep/stale"]
-    assert within(tmp_path) == ["a", "a/out", "a/out/fresh"]
+    assert within(workspace) == ["models", "models/out", "models/out/fresh"]
 
 
-def test_error_inside_a_folder_leaves_what_was_there(tmp_path):
-    folder = tmp_path / "out"
-    folder.mkdir()
+def test_error_inside_a_folder_leaves_what_was_there(workspace):
+    folder = workspace / "metrics/out"
+    folder.mkdir(parents=True)
     (folder / "old").touch()
-    for path in (folder, tmp_path / "new"):
+    for path in (folder, workspace / "metrics/new"):
         with pytest.raises(BrokenError), files.write_folder(path) as temporary:
             (temporary / "half").touch()
             raise BrokenError
-    assert within(tmp_path) == ["out", "out/old"]
+    assert within(folder.parent) == ["out", "out/old"]
 
 
-def test_scratch_folder_is_empty_before_and_gone_after(tmp_path):
-    (tmp_path / "raw/deep").mkdir(parents=True)
-    with pytest.raises(BrokenError), files.scratch_folder(tmp_path / "raw") as folder:
+def test_scratch_folder_is_empty_before_and_gone_after(workspace):
+    raw = workspace / "data/source/.raw-x"
+    (raw / "deep").mkdir(parents=True)
+    with pytest.raises(BrokenError), files.scratch_folder(raw) as folder:
         assert within(folder) == []
         (folder / "half").touch()
         raise BrokenError
-    assert within(tmp_path) == []
+    assert within(raw.parent) == []
+
+
+PHOTOGRAPHS = ["2024", "2024/one.jpg", "two.jpg"]
+
+
+@pytest.mark.parametrize(
+    "place", ["elsewhere/photos", "src", "data", "models/../src", "data/raw/../../../photos", "link"]
+)
+@pytest.mark.parametrize("write", [files.write_folder, files.scratch_folder, partial(files.write_folder, mark="probe")])
+def test_folders_that_were_not_made_here_are_never_replaced(workspace, tmp_path_factory, monkeypatch, place, write):
+    own = workspace / "checkout"
+    (own / "data/raw").mkdir(parents=True)
+    (own / "models").mkdir()
+    monkeypatch.chdir(own)
+    folder = own / place
+    if place == "link":  # below data/, but not there
+        folder = own / "data/raw/mine"
+        folder.symlink_to(tmp_path_factory.mktemp("photographs"))
+    for name in ("2024/one.jpg", "two.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("irreplaceable")
+    before = within(own)
+    with pytest.raises(UserError, match="is not replaced, since it was not made here"), write(folder):
+        raise AssertionError("not reached")
+    assert within(own) == before
+    assert set(PHOTOGRAPHS) <= set(within(folder.resolve()))
+
+
+def test_folders_elsewhere_are_replaced_where_their_mark_says_that_they_were_made_here(tmp_path):
+    folder = tmp_path / "export/digits"
+    for content in ("first", "second"):
+        with files.write_folder(folder, mark="probe.safetensors") as temporary:
+            (temporary / "probe.safetensors").write_text(content)
+        assert (folder / "probe.safetensors").read_text() == content
 
 
 def test_outs_are_written_by_their_suffix(tmp_path):
@@ -166,15 +203,54 @@ def test_checkpoint_gives_back_what_was_saved(workspace):
     checkpoint.remove()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_unreadable_checkpoint_is_removed_and_training_starts_anew(workspace, content):
+def unsealed(state: object) -> bytes:
+    """A checkpoint as torch writes it, without a digest behind it."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
+
+
+STATE = {"step": 3, "weights": torch.zeros(1000)}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", unsealed(STATE), unsealed({"step": 3}), "cut", "longer"])
+def test_a_checkpoint_that_is_not_as_it_was_saved_is_told_and_set_aside(workspace, capfd, content):
     checkpoint = tensors.FileCheckpoint("train_simclr", "key")
-    checkpoint.save({"step": 3, "weights": torch.zeros(1000)})
-    if content is None:  # cut off in the middle
-        content = checkpoint.path.read_bytes()[:2000]
+    checkpoint.save(STATE)
+    whole = checkpoint.path.read_bytes()
+    content = {"cut": whole[:2000], "longer": whole + b"x"}.get(content, content) if content else content
     checkpoint.path.write_bytes(content)
     assert checkpoint.load() is None
-    assert not checkpoint.path.exists()
+    told = capfd.readouterr().out
+    assert told.count("\n") == 1
+    assert f"{checkpoint.path}: a damaged checkpoint; kept as key.bad, starts anew" in told
+    assert within(checkpoint.path.parent) == ["key.bad"]
+    assert checkpoint.load() is None
+    checkpoint.save(STATE)
+    assert checkpoint.load()["step"] == 3
+    checkpoint.remove()
+    assert within(checkpoint.path.parent) == []
+
+
+def test_no_flipped_bit_of_a_checkpoint_loads(workspace, capfd):
+    checkpoint = tensors.FileCheckpoint("train_simclr", "key")
+    checkpoint.save(STATE)
+    whole, random = checkpoint.path.read_bytes(), np.random.default_rng(0)
+    for place in random.integers(0, 8 * len(whole), 200).tolist():
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        checkpoint.path.write_bytes(flipped)
+        assert checkpoint.load() is None
+    checkpoint.path.write_bytes(whole)
+    assert torch.equal(checkpoint.load()["weights"], STATE["weights"])
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "", "nan", "1 2"])
+def test_seconds_of_checkpoints_that_are_none(workspace, monkeypatch, given):
+    monkeypatch.setenv("HEADSTART_CHECKPOINT_SECONDS", given)
+    with pytest.raises(UserError) as error:
+        tensors.FileCheckpoint("s", "k")
+    assert str(error.value) == f"HEADSTART_CHECKPOINT_SECONDS: {given!r} must be a number of seconds, at least 0"
 
 
 def test_checkpoint_is_due_after_its_seconds(workspace, monkeypatch):
@@ -259,6 +335,39 @@ def test_worker_that_fails_leaves_the_work_to_the_next(workspace):
         (temporary / "whole").touch()
     with files.shared_result("s", "k") as folder:
         assert within(folder) == ["whole"]
+
+
+def test_a_damaged_shared_result_is_told_set_aside_and_made_anew(workspace, capfd):
+    for content in ("first", "second"):
+        with files.shared_result("s", "k") as folder:
+            if not folder.exists():
+                with files.write_folder(folder) as temporary:
+                    (temporary / "deep").mkdir()
+                    (temporary / "deep/weights").write_text(content)
+        assert (folder / "deep/weights").read_text() == content
+        with files.shared_result("s", "k") as again:
+            assert (again / "deep/weights").read_text() == content
+        (folder / "deep/weights").write_text("f1rst")
+    assert "is damaged; kept as k.bad, made anew" in capfd.readouterr().out
+    assert (folder.with_name("k.bad") / "deep/weights").read_text() == "f1rst"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("a.json", b"{", files.read_json),
+        ("a.json", b"\xff", files.read_json),
+        ("a.json", b"[" * 100_000, files.read_json),
+        ("a.csv", b"\xff,b\n", files.read_csv),
+        ("a.safetensors", b"\xff" * 20, tensors.read_tensors),
+        ("a.safetensors", b"", tensors.read_tensors),
+    ],
+)
+def test_a_damaged_input_names_the_stage_that_makes_it(tmp_path, name, content, read):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged \(.*\); stage prepare makes it: remove it, then dvc repro") as error:
+        read(tmp_path / name, made_by="prepare")
+    assert str(error.value).startswith(str(tmp_path / name)) and len(str(error.value)) <= 400
 
 
 def test_mapped_array_lies_in_a_file_without_a_name(workspace):

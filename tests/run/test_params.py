@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from headstart.errors import UserError
 from headstart.run.params import Params, load_params
@@ -376,10 +378,45 @@ def test_a_recipe_that_is_left_out_has_the_default(edited, recipe, epochs):
     )
 
 
-def test_wrong_value_of_the_other_recipe_waits_for_it(edited):
-    changes = {"simclr.epochs": {"default": 3, "paper": "many"}}
-    assert load_params(edited(changes)).simclr.epochs == 3
-    assert "simclr.epochs: 'many'" in refused(edited({**changes, "recipe": "paper"}))
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_a_wrong_value_of_another_recipe_is_told_at_once(edited, recipe):
+    message = refused(edited({"simclr.epochs": {"default": 3, "paper": "many"}, "recipe": recipe, **SIXTEEN}))
+    own = "" if recipe == "paper" else " (recipe paper)"
+    assert message == f"params.yaml: simclr.epochs: 'many' must be an integer{own}"
+    per_recipe = {"default": 32, "scratch": 2}
+    message = refused(edited({"datasets.yaml:cifar10.image_size": per_recipe, "recipe": recipe, **SIXTEEN}))
+    assert message == ("datasets.yaml: cifar10.image_size: 2 must be at least 4 and at most 1024 (recipe scratch)")
+
+
+TOO_MUCH = [
+    *(("simclr.epochs", 10**60), ("autoencoder.epochs", 10**6), ("probe.finetune_epochs", 10**9)),
+    *(("probe.few_labels", [1, 10**30]), ("simclr.warmup_epochs", 2**70), ("probe.strengths", [0.1, 1e308])),
+    *(("datasets.yaml:digits.batch_size", 2**63), ("autoencoder.batch_size", 2**63), ("seed", 2**63)),
+    *(("simclr.num_processes", 10**6), ("diagnostics.every", 10**30), ("probe.few_draws", 10**8)),
+    *(("simclr.temperature", 1e300), ("simclr.weight_decay", 1e200), ("data.stored_size", 10**9)),
+    *(("simclr.learning_rate", 1e39), ("simclr.epochs", {"default": 3, "paper": 10**12})),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), TOO_MUCH)
+def test_a_number_that_nobody_means_is_refused(edited, key, value):
+    message = refused(edited({key: value}))
+    assert message.startswith(f"{file_and_key(key)}: ") and " must be at most " in message and len(message) <= 300
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, list(range(5000)), {f"k{n}": n for n in range(5000)}])
+@pytest.mark.parametrize(
+    "key", ["simclr.epochs", "device", "projector.init", "data.mirror", "datasets.yaml:digits.path"]
+)
+def test_a_long_value_is_told_in_300_characters(edited, key, value):
+    if key == "datasets.yaml:digits.path" and isinstance(value, str):
+        return
+    assert len(refused(edited({key: value}))) <= 300
+
+
+def test_a_recipes_name_at_the_top_is_an_unknown_key(edited):
+    message = refused(edited({"default": 3}))
+    assert message.startswith("params.yaml: default: unknown key") and len(message) <= 300
 
 
 @pytest.mark.parametrize(
@@ -405,3 +442,22 @@ def test_file_that_is_not_there(tmp_path):
     message = refused(tmp_path)
     assert "No such file" in message
     assert "repository's root" in message
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1j])
+def test_weights_that_no_network_computes_with_are_refused(loaded, workspace, suffix, value):
+    state = {"a": torch.ones(3), "conv1.weight": torch.tensor([1.0, value])}
+    file = workspace / f"own.{suffix}"
+    save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
+    with pytest.raises(UserError) as error:
+        loaded(backbone__weights=file.name).backbone_here()
+    what = "complex numbers" if isinstance(value, complex) else "values that are not finite"
+    assert str(error.value) == f"params.yaml: backbone.weights {file}: 'conv1.weight' holds {what}"
+
+
+@pytest.mark.parametrize("weights", ["~nobody-there/x", "x" * 5000])
+def test_paths_of_weights_that_lead_nowhere_are_one_line(loaded, workspace, weights):
+    with pytest.raises(UserError) as error:
+        loaded(backbone__weights=weights).backbone_here()
+    assert str(error.value).startswith("params.yaml: backbone.weights: '") and len(str(error.value)) <= 400

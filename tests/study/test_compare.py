@@ -15,9 +15,10 @@ from headstart import history, settings
 from headstart.__main__ import main
 from headstart.run.params import load_params
 from headstart.study import rows
-from headstart.study.claims import CLAIMS
 from headstart.study.experiments import lock_row, read_dvc, row_of, tracked_rows
+from headstart.study.statements import STATEMENTS
 from headstart.tracking import tracking
+from headstart.tracking.mirror import Ended
 from headstart.tracking.tracked import read_runs
 from tests.checkouts import ROOT, edit, run
 from tests.study.runs import make, needs_paper
@@ -47,7 +48,8 @@ def refused(compare):
     def call(folder: Path, *options: str) -> str:
         with pytest.raises(SystemExit) as end:
             compare(folder, *options)
-        assert isinstance(end.value.code, str) and end.value.code.startswith("error: ") and "\n" not in end.value.code
+        first, *others = end.value.code.splitlines()
+        assert first.startswith("error: ") and all(line.startswith("  ") for line in others)
         return end.value.code
 
     return call
@@ -68,8 +70,8 @@ def test_markdown_answers_every_claim_with_and_without_failed_runs(grid):
     assert (done.returncode, done.stderr) == (0, "")
     page = done.stdout
     assert page.startswith(f"# Claims on rows.csv\n\n{JUDGED}\n\n60 runs, 1 dataset, 5 seeds. 1 failed")
-    for name, claim in CLAIMS.items():
-        section = page.partition(f"## {name} · {claim.statement}\n")[2].partition("\n## ")[0]
+    for name, statement in STATEMENTS.items():
+        section = page.partition(f"## {name} · {statement}\n")[2].partition("\n## ")[0]
         verdicts = re.findall(r"^\*\*(supported|not supported|undecided).*\*\* \((.*?)\)\. \S", section, re.MULTILINE)
         assert [runs for _, runs in verdicts] == ["all runs", "without failed runs"]
         if name == "C1":
@@ -95,7 +97,8 @@ def test_csv_json_and_latex_hold_the_same_numbers(grid, compare):
     assert (last["claim"], last["verdict"], last["value"]) == ("C7", "undecided", "")
     assert last["note"].startswith("Controls without matching runs")
     assert f"{first['effects'][0]['value']:+.2f} & [" in paper
-    assert paper.count(r"\begin{tabular}") == paper.count(r"\end{tabular}") == 3
+    assert paper.count(r"\begin{tabular}") == paper.count(r"\end{tabular}") == paper.count(r"\label{tab:") == 4
+    assert r"p{0.3\linewidth}" in paper, "the verdicts fit a column"
     assert all(r"\%" in line or "%" not in line or line.startswith("%") for line in paper.splitlines())
 
 
@@ -138,7 +141,8 @@ def test_what_cannot_be_computed_is_one_line(grid, tmp_path, refused):
     assert "unknown.csv: column 'sede' is unknown (nearest: seed)" in refused(tmp_path, "--rows", "unknown.csv")
     assert "empty.csv: no finished run (0 rows read)" in refused(tmp_path, "--rows", "empty.csv")
     missing = refused(grid, "--rows", "rows.csv", "--claim", "C7")
-    assert "rows.csv: nothing can be computed. C7: Controls without matching runs: random (frozen)" in missing
+    assert "rows.csv: nothing to compare yet\n  C7: Controls without matching runs: random (frozen)" in missing
+    assert missing.splitlines()[-1].startswith("  to begin: dvc exp run"), "a short list"
     assert "C11: must be one of C1, C2" in refused(grid, "--rows", "rows.csv", "--claim", "C11")
     assert "--margin -1: must be above 0" in refused(grid, "--rows", "rows.csv", "--margin", "-1")
     assert "--rows publishd: must be published, dvc, mlflow or a CSV file" in refused(grid, "--rows", "publishd")
@@ -251,7 +255,7 @@ def test_the_lock_dvc_exp_show_and_mlflow_tell_one_row(repository, tmp_path, mon
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_ROOT", str(folder))
-    tracking.complete(load_params(), record["metrics"], [], record["facts"])
+    tracking.complete(load_params(), Ended(record["metrics"], facts=record["facts"]))
     (told,) = read_runs(load_params().tracking.experiment)
     assert tracked_rows(told.params, told.metrics, told.facts, "x") == [locked]
     both = rows.finished(rows.to_rows([locked, *tracked_rows(told.params, told.metrics, told.facts, "x")], "x"), "x")
@@ -341,10 +345,19 @@ def test_mlflow_gives_rows_with_what_they_took(workspace, monkeypatch, compare, 
                 stage_run.log_metrics({"simclr/images_per_second": 1234.0}, step=1)
         own = init == "autoencoder"
         facts = {"digits": {"projector_frozen": own, "needs_autoencoder": own, "precision": "fp32"}}
-        tracking.complete(params, {"top1": {"mean": top1, "digits": top1}, "train_loss": {"digits": 5.0}}, [], facts)
+        tracking.complete(params, Ended({"top1": {"digits": top1}, "train_loss": {"digits": 5.0}}, facts=facts))
     page = compare(workspace, "--rows", "mlflow", "--claim", "C1", "--save-rows", "rows.csv")
     assert "autoencoder (frozen) - random (trainable): +10.00 points" in page
     saved = rows.read_csv(workspace / "rows.csv")
     assert sorted(saved["projector_init"]) == ["autoencoder", "random"]
     assert saved["images_per_second"].tolist() == [1234.0, 1234.0]
     assert (saved["wall_seconds"] >= 0).all() and saved["protocol"].nunique() == 1
+
+
+def test_on_a_terminal_it_is_a_table_that_fits(grid, compare, monkeypatch):
+    monkeypatch.setattr("headstart.commands.terminal.is_terminal", lambda: True)
+    for width in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        page = compare(grid, "--rows", "rows.csv")
+        assert max(map(len, page.splitlines())) <= width
+        assert "C1" in page and "Can these runs tell?" in page and "|---" not in page

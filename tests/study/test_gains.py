@@ -11,6 +11,7 @@ import pytest
 from headstart.__main__ import main
 from headstart.errors import UserError
 from headstart.study import gains, rows
+from headstart.study.pdf import in_light
 from tests.study.runs import make
 
 EFFECTS = {"relu": 0.01, "tanh": 0.03}
@@ -111,10 +112,44 @@ def test_the_command_prints_the_table_and_draws_the_same_picture_again(runs, tmp
     label = ElementTree.fromstring(drawn).get("aria-label")
     assert label.startswith("rows.csv points: ") and "autoencoder (frozen), tanh +3.00 [" in label
     assert "orthogonal (frozen), relu +0.00 [" in label
-    with pytest.raises(SystemExit, match=r"^error: --figure x\.png: must end in \.svg$"):
+    with pytest.raises(SystemExit, match=r"^error: --figure x\.png: must end in \.svg or \.pdf$"):
         call("--figure", "x.png")
 
 
 def test_without_further_columns_each_level_is_a_row(runs):
     label = ElementTree.fromstring(gains.drawing(gains.gains(runs), gains.BASELINE, "t")).get("aria-label")
     assert "; orthogonal (frozen) +0.00 [" in label and "autoencoder (frozen) +2.00 [" in label
+
+
+def test_a_figure_for_a_paper_is_a_pdf_in_light_colours(runs, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("cairosvg", reason="make optional, and Debian's libcairo2", exc_type=(ImportError, OSError))
+    paper = in_light(gains.drawing(gains.gains(runs), gains.BASELINE, "A title"))
+    assert "var(--" not in paper and "@media" not in paper and "#0072b2" in paper
+    (tmp_path / "rows.csv").write_text(rows.to_csv(runs))
+    words = ["gains", "--rows", str(tmp_path / "rows.csv"), "--format", "latex", "--figure", str(tmp_path / "a.pdf")]
+    monkeypatch.setattr(sys, "argv", ["headstart", *words])
+    main()
+    content = (tmp_path / "a.pdf").read_bytes()
+    assert content.startswith(b"%PDF") and len(content) > 5000
+    assert r"\label{tab:gains-arm}" in capsys.readouterr().out
+
+
+def test_levels_stand_by_size_and_what_is_missing_is_named(runs):
+    sizes = runs.assign(projector_out_dim=runs["projector_out_dim"] * 0 + 8)
+    wide = pd.concat([sizes.assign(projector_out_dim=size) for size in (128, 16, 64)], ignore_index=True)
+    found = gains.gains(wide, "projector_out_dim", "16")
+    assert list(dict.fromkeys(found["level"])) == ["64", "128"]
+    assert gains.level("", "autoencoder_arch") == "none" and gains.level("", "autoencoder_dataset") == "own"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_on_a_terminal_it_is_a_table_that_fits(runs, tmp_path, monkeypatch, capsys, width):
+    (tmp_path / "rows.csv").write_text(rows.to_csv(runs))
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("headstart.commands.terminal.is_terminal", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["headstart", "gains", "--rows", str(tmp_path / "rows.csv")])
+    main()
+    shown = capsys.readouterr().out
+    table = shown.partition("Matched runs")[0]
+    assert max(map(len, shown.splitlines())) <= width
+    assert "pairs" in table and "+2.00 [2.00, 2.00]" in table and ("accuracy" in table) == (width > 100)

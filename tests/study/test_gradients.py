@@ -34,8 +34,8 @@ def test_table_holds_the_first_steps_and_the_columns_of_the_figure():
 
 def test_figure_averages_within_an_arm_on_the_log_scale():
     rows = [gradients.flow_rows({"digits": measured(scale)}) for scale in (0.1, 10.0)]
-    flows = [line for k in range(2) for line in gradients.flow(f"run {k}", "digits", ARM, "tanh", k, rows[k])]
-    flows += gradients.flow("run 2", "digits", "random trainable", "relu", 0, rows[0])
+    flows = [line for k in range(2) for line in gradients.flow(f"run {k}", "digits", "digits", ARM, "tanh", k, rows[k])]
+    flows += gradients.flow("run 2", "digits", "digits", "random trainable", "relu", 0, rows[0])
     figure = lines.figure(gradients.PLOT, flows, [ARM, "random trainable"])
     assert len(figure.panels) == 2
     assert "digits, relu. random trainable: ratio 0.1 at first, 0.977 at last" in figure.panels[0]
@@ -48,7 +48,7 @@ def test_lost_gradients_break_the_line_and_nothing_else():
     rows = gradients.flow_rows(
         {"digits": [{"step": "0", "gradient_ratio": "nan"}, {"step": "1", "gradient_ratio": "0"}]}
     )
-    found = gradients.flow("a", "digits", ARM, "relu", 0, rows)
+    found = gradients.flow("a", "digits", "digits", ARM, "relu", 0, rows)
     (panel,) = lines.figure(gradients.PLOT, found, [ARM]).panels
     assert "first steps, digits, relu. ." in panel
 
@@ -67,7 +67,7 @@ def test_flows_come_from_the_commits_of_experiments_and_from_the_workspace(tmp_p
     git("add", ".")
     git("commit", "-qm", "measured")
     file.write_text("dataset,step,gradient_ratio\ndigits,0,0.25\n")
-    asked = [(run, "digits", ARM, "relu", 0) for run in ("before", "main", "workspace")]
+    asked = [(run, "digits", "digits", ARM, "relu", 0) for run in ("before", "main", "workspace")]
     found = lines.read_experiments(tmp_path, gradients.FLOW, asked, gradients.flow)
     ratios = {"main": {0: math.log10(0.5)}, "workspace": {0: math.log10(0.25)}}
     assert {item.run: item.points for item in found} == ratios
@@ -78,7 +78,7 @@ def test_pages_show_the_figure_where_steps_were_measured(there):
     rows = gradients.flow_rows({"digits": measured(1.0)}) if there else []
     page = report.page({"digits": DIGITS}, SETTINGS, {"digits": CURVE}, [], rows)
     assert ("Gradient flow" in to_html(page)) == there
-    flows = gradients.flow("a", "digits", ARM, "relu", 0, rows)
+    flows = gradients.flow("a", "digits", "digits", ARM, "relu", 0, rows)
     page = comparison(finished(make(lambda row: 0.5), "x"), [], source="x", score="top1", margin=0.5, flows=flows)
     assert ("Gradient flow early in training" in to_markdown(page, "x.html")) == there
 

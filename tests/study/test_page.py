@@ -150,7 +150,32 @@ def test_what_others_wrote_stays_text_everywhere():
 def test_a_dataset_of_two_protocols_is_drawn_as_two():
     runs = make(lambda row: 0.8)
     runs.loc[::2, "protocol"] = "q"
-    assert set(figures.labelled(runs)["group"]) == {"digits p", "digits q"}
+    assert set(figures.labelled(runs)["group"]) == {"digits, p", "digits, q"}
+
+
+def test_protocols_are_named_by_what_differs_between_them():
+    runs = make(lambda row: 0.8)
+    runs.loc[::2, "protocol"] = "q"
+    runs["settings"] = runs["protocol"].map(
+        {"p": '{"simclr.temperature": 0.2, "simclr.epochs": 5}', "q": '{"simclr.temperature": 0.5, "simclr.epochs": 5}'}
+    )
+    named = {"digits, temperature 0.2", "digits, temperature 0.5"}
+    assert set(figures.labelled(runs)["group"]) == named
+    content = page.to_html(build(runs))
+    assert all(name in content for name in named) and "mean over 2 datasets" not in content
+    runs["settings"] = ""  # rows of a file: what their columns say
+    runs["epochs"] = runs["protocol"].map({"p": 5.0, "q": 10.0})
+    assert set(figures.labelled(runs)["group"]) == {"digits, epochs 5", "digits, epochs 10"}
+
+
+def test_the_table_of_runs_has_their_names_and_what_differs():
+    content = build(make(lambda row: 0.8, hidden=(64, 128)))
+    (table,) = [
+        block for part in content.sections for block in part.blocks if getattr(block, "name", "") == "runs-table"
+    ]
+    titles = [column.title for column in table.columns]
+    assert titles[:3] == ["run", "init", "first layer"] and "hidden" in titles
+    assert "dataset" not in titles and "dataset digits" in table.caption, "equal in all runs"
 
 
 def test_heat_map_cells_are_the_means_of_their_runs():
@@ -171,7 +196,7 @@ def test_curves_are_averaged_within_an_arm_and_a_lost_value_breaks_the_line():
     def rows_of(*losses):
         return [{"epoch": str(k), "train_loss": str(loss), "val_loss": "nan"} for k, loss in enumerate(losses, 1)]
 
-    found = [curves.curve(run, "digits", "random", seed, rows_of(*losses)) for run, seed, losses in RUNS]
+    found = [curves.curve(run, "digits", "digits", "random", seed, rows_of(*losses)) for run, seed, losses in RUNS]
     figure = lines.figure(curves.PLOT, [*found[0], *found[1]], ["autoencoder", "random"])
     assert "random: training loss 4.50 to 2.50 over 2 epochs" in figure.panels[0]
     assert [name for _, name in figure.legend] == ["random"] and figure.caption.endswith(" 2 runs, 2 seeds.")
@@ -193,8 +218,8 @@ def test_curves_come_from_the_commits_of_experiments_and_from_the_workspace(tmp_
     git("update-ref", f"refs/exps/ab/{'0' * 38}/wild-name", "HEAD")
     git("update-ref", "refs/heads/main", "HEAD~")
     file.write_text(file.read_text().replace("digits,1,4", "digits,1,3"))
-    asked = [(run, "digits", "random", 0) for run in ("main", "wild-name", "workspace", "gone")]
-    asked.append(("main", "other", "random", 0))
+    asked = [(run, "digits", "digits", "random", 0) for run in ("main", "wild-name", "workspace", "gone")]
+    asked.append(("main", "other", "other", "random", 0))
     found = lines.read_experiments(tmp_path, curves.CURVES, asked, curves.curve)
     losses = {"main": (5, 5), "wild-name": (4, 4), "workspace": (3, 4)}
     assert [(item.run, item.points, item.dashed) for item in found] == [
@@ -211,6 +236,17 @@ def test_ticks_are_round_and_within(low, high):
     steps = {round(math.log10(b - a) % 1, 6) for a, b in itertools.pairwise(marks)}
     assert steps <= {0.0, 0.30103, 0.69897, 1.0}
     assert len({svg.number(value, marks) for value in marks}) == len(marks)
+    for shown in (marks, marks[::2], marks[1:2]):
+        for value in shown:
+            said = float(svg.number(value, shown).replace("−", "-"))
+            assert said == pytest.approx(value, rel=1e-9, abs=1e-12), "what is printed is where the tick stands"
+
+
+def test_a_scale_of_shares_ends_at_a_hundred_percent():
+    _, marks = svg.scale([97.0, 100.0], 0, 100, limits=svg.PERCENT)
+    position, _ = svg.scale([97.0, 100.0], 0, 100, limits=svg.PERCENT)
+    assert max(marks) == 100 and position(100.0) == 100
+    assert svg.number(0.0045, [0.0035, 0.0045]) == "0.0045"
 
 
 def test_a_scale_maps_its_range_and_survives_none():

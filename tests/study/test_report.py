@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from headstart.study import report, sections
+from headstart.study import classes, report, sections
 from headstart.study.page import to_html, to_markdown
 
 DIGITS = {
@@ -66,23 +66,45 @@ def result_lines(page: str) -> list[list[str]]:
     return [cells(line) for line in section.splitlines() if line.startswith("|")]
 
 
-def test_page_has_one_row_per_dataset():
+def test_page_has_a_row_per_score_and_a_column_for_each_start():
+    lines = result_lines(in_markdown({"digits": DIGITS}))
+    assert lines[0] == ["metric", "trained", "untrained", "calibrated", "raw pixels"]
+    assert lines[1] == ["---", *["--:"] * 4]
+    found = {line[0]: line[1:] for line in lines[2:]}
+    # the standard error of 0.96 of 360 images, and the deviation over draws
+    assert found["top-1"] == ["0.9600 ± 0.0103", "0.9000 ± 0.0158", "0.7800 ± 0.0218", "0.9590 ± 0.0105"]
+    assert found["5 labels per class"][0] == "0.8000 ± 0.0100"
+    assert found["val NT-Xent"] == ["3.25"] and found["autoencoder test MSE"] == ["0.02"]
+
+
+def test_page_on_several_datasets_names_them():
     lines = result_lines(in_markdown(BOTH))
-    assert lines[0] == [
-        *("dataset", "test images", "top-1", "untrained", "calibrated", "raw pixels", "majority"),
-        "5 labels per class",
-        *("5 labels per class, untrained", "macro F1", "train NT-Xent", "val NT-Xent", "autoencoder test MSE"),
+    assert lines[0][:2] == ["dataset", "metric"]
+    top1 = {line[0]: line[2] for line in lines if line[1] == "top-1"}
+    assert top1 == {"digits": "0.9600 ± 0.0103", "mine": "0.4600 ± 0.0111"}
+
+
+def test_classes_and_confidences_are_drawn():
+    by_class = [
+        {"class": "a<b", "num_test": "3", "accuracy": "0.5"},
+        {"class": "$x$", "num_test": "0", "accuracy": "0"},
     ]
-    assert lines[1] == ["---", *["--:"] * 12]
-    assert lines[2] == [
-        *("digits", "360", "0.9600", "0.9000", "0.7800", "0.9590", "0.1000", "0.8000", "0.7000", "0.9500"),
-        *("3.5000", "3.2500", "0.0200"),
-    ]
-    assert lines[3] == [
-        *("mine", "2000", "0.4600", "0.4100", "0.3500", "0.3300", "0.2000", "0.3000", "0.2000", "0.4500"),
-        *("4.5000", "4.7500", "–"),
-    ]
-    assert len(lines) == 4
+    bins = [{"num": "20", "confidence": "0.9", "accuracy": "0.8"}, {"num": "0", "confidence": "0", "accuracy": "0"}]
+    summary = copy.deepcopy(DIGITS)
+    summary["probe"]["trained"]["ece"] = 0.1
+    content = report.page({"digits": summary}, SETTINGS, {"digits": CURVE}, [], judged={"digits": (by_class, bins)})
+    text = to_html(content)
+    assert "a&lt;b 50.0 of 3" in text and "$x$" not in text, "a class without test images has no bar"
+    assert "90 percent sure, 80 right (20)" in text and "calibration error 10.0 points" in text
+    many = [{"class": f"c{k}", "num_test": "1", "accuracy": str(k / 100)} for k in range(100)]
+    assert "c29 29.0" in classes.per_class("x", many).panels[0] and "c30 " not in classes.per_class("x", many).panels[0]
+
+
+def test_page_says_what_made_it():
+    text = in_markdown({"digits": DIGITS})
+    assert "How this page was made" not in text
+    content = report.page({"digits": DIGITS}, SETTINGS, {"digits": CURVE}, [], made={"commit": "abc", "torch": "2"})
+    assert "| commit | abc |" in to_markdown(content, "x")
 
 
 def test_page_names_the_run_and_shows_its_pictures(tmp_path):
@@ -101,18 +123,18 @@ def test_page_without_a_few_label_probe():
             scores.pop(key, None)
     page = in_markdown({"digits": summary})
     assert "per class" not in page
-    assert "0.9600 | 0.9000 | 0.7800 | 0.9590 | 0.1000 | 0.9500" in page
+    assert "| top-1 | 0.9600 ± 0.0103 |" in page
 
 
 def test_page_shows_the_probe_of_five_labels_among_several_and_neighbours():
     summary = copy.deepcopy(DIGITS)
     for scores in (summary["probe"]["trained"], summary["baselines"]["untrained"]):
         scores |= {"few1": 0.4, "few10": 0.85, "few10pct": 0.88, "knn20": 0.91, "ece": 0.03}
-    lines = result_lines(in_markdown({"digits": summary}))
-    assert lines[0][7:9] == ["5 labels per class", "5 labels per class, untrained"]
-    assert lines[0][-2:] == ["20 nearest neighbours", "calibration error"]
-    assert lines[2][7:9] == ["0.8000", "0.7000"]
-    assert lines[2][-2:] == ["0.9100", "0.0300"]
+    found = {line[0]: line[1:3] for line in result_lines(in_markdown({"digits": summary}))}
+    order = ["top-1", "1 label per class", "5 labels per class", "10 labels per class", "10 % of the labels"]
+    assert [name for name in found if name in order] == order
+    assert found["20 nearest neighbours"] == ["0.9100 ± 0.0151", "0.9100 ± 0.0151"]
+    assert found["calibration error"] == ["0.0300", "0.0300"]
 
 
 def test_rows_of_the_plots():
@@ -163,9 +185,9 @@ def test_the_page_of_one_run_shows_what_there_is_and_judges_nothing(tmp_path):
     assert "training loss 4.00 to 2.00 over 3 epochs" in text
     assert text.count('<img src="data:image/png;base64,') == 3 and text.count('width="7" height="5"') == 3
     table = [cells(line) for line in to_markdown(content, "report.html").splitlines() if line.startswith("| mine")]
-    assert table[0][:5] == ["mine", "2000", "0.4600", "0.4100", "0.3500"]
+    assert table[0][:4] == ["mine", "top-1", "0.4600 ± 0.0111", "0.4100 ± 0.0110"]
     captions = [block.caption for part in content.sections for block in part.blocks if hasattr(block, "caption")]
-    assert len(captions) == 6 and all(caption.endswith("1 run, 1 seed.") for caption in captions)
+    assert len(captions) == 7 and all(caption.endswith("1 run, 1 seed.") for caption in captions)
 
 
 def test_the_page_of_a_run_without_an_autoencoder_says_so():

@@ -87,7 +87,7 @@ def test_half_finished_runs_and_repetitions_are_left_out_and_named(tmp_path):
     assert kept.runs["run"].tolist() == ["a", "b"]
     assert kept.runs["probe_test_top1"].tolist() == [0.9, 0.9]
     assert [note.partition(":")[0] for note in kept.notes] == [
-        "Left out as half-finished (no test accuracy)",
+        "Left out, without a test accuracy (half-finished, or no labels)",
         "Counted once though found again with the same result",
         "Left out, another run has the configuration, with another result",
     ]
@@ -291,7 +291,7 @@ def test_training_and_evaluation_become_one_row(exports):
 def test_runs_without_a_finished_half_are_reported(exports):
     kept = rows.finished(rows.to_rows(published.read_runs(exports), "published"), "published")
     assert kept.runs["run"].tolist() == ["trained"]
-    assert kept.notes[0].startswith("Left out as half-finished (no test accuracy): 3 (")
+    assert kept.notes[0].startswith("Left out, without a test accuracy (half-finished, or no labels): 3 (")
     assert all(name in kept.notes[0] for name in ("trained again", "never probed", "crashed"))
 
 

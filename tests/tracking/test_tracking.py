@@ -23,10 +23,13 @@ import pytest
 import torch
 
 from headstart import settings
+from headstart.data.arrays import Standardize
 from headstart.errors import UserError
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.run.params import Params, load_params
 from headstart.tracking import guard, mirror, tracking
+from headstart.tracking.mirror import Ended
+from headstart.tracking.tracked import read_runs
 
 ROOT = Path(__file__).parents[2]
 META = {"hash": "0123456789abcdef" * 2, "num_images": {"train": 9, "val": 1, "test": 2}, "classes": ["a", "b", "c"]}
@@ -118,24 +121,28 @@ def test_a_stage_and_its_parent_hold_all_that_was_told(place, params, capfd, mon
             run.log_metrics({"simclr/train_loss": 2.0 - epoch, "simclr/val_loss": epoch / 3}, step=epoch)
         run.log_figure(figure(place))
     (place / "report.md").write_text("# Report")
-    metrics = {"top1": {"digits": 0.75, "mean": 0.75}, "autoencoder_test_mse": {"digits": None}}
+    metrics = {"top1": {"digits": 0.75}, "top5": {"digits": 1.0}, "autoencoder_test_mse": {"digits": None}}
     facts = {"digits": {"precision": "bf16", "projector_frozen": True}}
-    tracking.complete(params, metrics, [place / "report.md", place / "views.png"], facts)
+    shown = [place / "report.md", place / "views.png"]
+    datasets = [tracking.dataset_row("digits", META)]
+    tracking.complete(params, Ended(metrics, shown, facts, ["top1"], datasets, "# Report"))
 
     store = Store(place)
     (parent,), (child,) = store.parents(), store.children()
-    assert (parent.info.run_name, parent.info.status) == ("proud-newt", "FINISHED")
-    assert parent.data.metrics == {"top1.digits": 0.75, "top1.mean": 0.75}
+    name = "digits autoencoder frozen relu 128-64 seed 0"
+    assert (parent.info.run_name, parent.info.status) == (name, "FINISHED")
+    assert parent.data.metrics == {"top1.digits": 0.75, "details/top5.digits": 1.0}
+    assert parent.data.tags["mlflow.note.content"] == "# Report"
     assert json.loads(parent.data.tags["headstart.facts"]) == facts
     assert store.files(parent) == ["figures", "report.md"] and store.files(parent, "figures") == ["figures/views.png"]
-    assert (child.info.run_name, child.info.status) == ("train_simclr digits", "FINISHED")
+    assert (child.info.run_name, child.info.status) == (f"train_simclr {name}", "FINISHED")
     assert store.curve(child, "simclr/train_loss") == [(0, 2.0), (1, 1.0), (2, 0.0)]
     assert store.curve(child, "simclr/val_loss") == [(0, 0.0), (1, 1 / 3), (2, 2 / 3)]
     assert store.files(child, "figures") == ["figures/views.png"]
-    (entry,) = child.inputs.dataset_inputs
-    assert (entry.dataset.name, entry.dataset.digest) == ("digits", META["hash"])
-    assert json.loads(entry.dataset.profile) == {"num_images": META["num_images"], "num_classes": 3}
     for run in (parent, child):
+        (entry,) = run.inputs.dataset_inputs
+        assert (entry.dataset.name, entry.dataset.digest) == ("digits", META["hash"])
+        assert json.loads(entry.dataset.profile) == {"num_images": META["num_images"], "num_classes": 3}
         tags = run.data.tags
         assert (tags["dvc_experiment"], tags["dvc_baseline"]) == ("proud-newt", "b" * 40)
         assert tags["git_commit"] == tags["mlflow.source.git.commit"] == head and tags["git_dirty"] == "false"
@@ -144,24 +151,45 @@ def test_a_stage_and_its_parent_hold_all_that_was_told(place, params, capfd, mon
 
 
 def test_parent_has_the_settings_in_force(place, params):
-    tracking.complete(params, {}, [])
+    tracking.complete(params, Ended({}))
     (parent,) = Store(place).parents()
-    in_force = settings.flat(settings.of_run(params.settings))
+    in_force = {*settings.flat(settings.of_run(params.settings)), "projector.frozen"}
     assert set(parent.data.params) == {key for key in in_force if not key.startswith("tracking.")}
     assert len(parent.data.params) < 80  # not those of datasets that nobody uses
     assert parent.data.params["datasets.yaml:digits.batch_size"] == "128"
     assert parent.data.params["projector.hidden_dim"] == str(params.projector.hidden_dim)
     assert parent.data.params["simclr.epochs"] == str(params.simclr.epochs)  # of this recipe, no mapping of recipes
     assert json.loads(parent.data.params["datasets"]) == params.datasets
-    assert parent.info.run_name == "workspace"
+    assert parent.data.params["projector.frozen"] == "true"
+
+
+def test_a_child_has_the_parameters_that_its_stage_reads(place, params):
+    execute(params, "prepare", "train_simclr")
+    tracking.complete(params, Ended({}))
+    (parent,), children = Store(place).parents(), Store(place).children()
+    prepare, train = (run.data.params for run in sorted(children, key=lambda run: run.info.run_name))
+    assert train["projector.activation"] == "relu" and train["projector.frozen"] == "true"
+    assert train["datasets.yaml:digits.batch_size"] == "128" and train["views.digits.hue"] == "0.0"
+    assert not any(key.startswith(("probe.", "autoencoder.")) for key in train), "it reads neither"
+    assert "data.val_fraction" in prepare and not any(key.startswith(("projector.", "simclr.")) for key in prepare)
+    for own in (prepare, train):
+        assert own.items() <= parent.data.params.items()
+
+
+def test_seeds_of_one_cell_share_a_tag(place, params):
+    other = replace(params, settings=settings.with_overrides(params.settings, {"projector.activation": "tanh"}))
+    for one in (params, with_seed(params, 1), other):
+        tracking.complete(one, Ended({}))
+    cells = [run.data.tags["cell"] for run in Store(place).parents()]
+    assert cells[0] == cells[1] != cells[2]
 
 
 def test_parent_is_one_per_parameters_experiment_and_baseline(place, params, monkeypatch):
     for name, seed in (("a", 0), ("a", 0), ("a", 1), ("b", 0)):
         monkeypatch.setenv("DVC_EXP_NAME", name)
-        tracking.complete(with_seed(params, seed), {"top1": {"digits": seed / 2}}, [])
+        tracking.complete(with_seed(params, seed), Ended({"top1": {"digits": seed / 2}}, watched=["top1"]))
     store = Store(place)
-    assert [run.info.run_name for run in store.parents()] == ["a", "a", "b"]
+    assert [run.data.tags["dvc_experiment"] for run in store.parents()] == ["a", "a", "b"]
     assert store.curve(store.parents()[0], "top1.digits") == [(0, 0.0)]  # told twice, but it did not change
 
 
@@ -174,30 +202,102 @@ def test_a_short_stage_costs_no_connection_and_track_delivers_it(place, params, 
     ended = time.time()
     assert not (place / "mlflow.db").exists() and ended - started < 1
     time.sleep(0.5)
-    tracking.complete(params, {}, [])
+    tracking.complete(params, Ended({}))
     (parent,), (child,) = Store(place).parents(), Store(place).children()
     assert parent.info.start_time == child.info.start_time
     assert (child.info.run_name, child.data.metrics) == ("prepare digits", {"seconds": 1.5})
     assert started - 0.01 <= child.info.start_time / 1000 <= child.info.end_time / 1000 <= ended + 0.01
     assert not list((place / ".cache" / "tracking").rglob("*.json"))
-    tracking.complete(params, {}, [])
+    tracking.complete(params, Ended({}))
     assert len(Store(place).children()) == 1
 
 
-def test_logged_model_gives_equal_outputs_at_any_batch_size(place, params):
+def test_logged_model_takes_pixels_and_gives_features_at_any_batch_size(place, params):
     backbone = build_backbone(Backbone("resnet18", "stride2", "none"), 0).train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    with tracking.stage_run("train_simclr", "digits", params) as run:
-        run.log_model(backbone, torch.zeros(2, 3, 16, 16))
+    standardize = Standardize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    registered = with_tracking(params, registered_model="digits-backbone")
+    with tracking.stage_run("train_simclr", "digits", registered) as run:
+        run.log_model(backbone, 16, standardize)
     assert backbone.training and all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
     (child,) = Store(place).children()
     import mlflow
 
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     with guard.quiet():
-        loaded = mlflow.pytorch.load_model(f"runs:/{child.info.run_id}/backbone")
-    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        loaded = mlflow.pyfunc.load_model(f"runs:/{child.info.run_id}/backbone")
+        features = loaded.predict(images)
+        version = mlflow.pyfunc.load_model("models:/digits-backbone/1").predict(images)
     with torch.no_grad():
-        assert torch.equal(loaded(images), backbone.eval()(images))
+        wanted = backbone.eval()(standardize(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255))
+    np.testing.assert_array_equal(features, wanted.numpy())
+    np.testing.assert_array_equal(version, features)
+    assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 16, 16, 3)
+
+
+def test_the_best_backbone_is_found_by_the_scores_of_its_probe(dvc_place, params, monkeypatch):
+    store = Store(dvc_place)
+    for seed, top1 in ((0, 0.5), (1, 0.75), (2, 0.25)):
+        monkeypatch.setenv("DVC_EXP_NAME", f"e{seed}")
+        own = with_seed(params, seed)
+        (dvc_place / "dvc.lock").write_text(dvc_lock(f"{seed}"))
+        with tracking.stage_run("train_simclr", "digits", own) as run:
+            run.log_model(torch.nn.Linear(3, 2), 3, None)
+        row = tracking.dataset_row("digits", META)
+        ended = Ended({"top1": {"digits": top1}, "top5": {"digits": 1.0}}, watched=["top1"], inputs=[row])
+        for _ in range(2):  # again: nothing new
+            tracking.complete(own, ended)
+    order = [{"field_name": "metrics.top1", "ascending": False}]
+    experiment = store.client.get_experiment_by_name("test").experiment_id
+    models = store.client.search_logged_models(experiment_ids=[experiment], order_by=order)
+    assert [model.params["seed"] for model in models] == ["1", "0", "2"]
+    for model, top1 in zip(models, (0.75, 0.5, 0.25), strict=True):
+        (metric,) = model.metrics
+        assert (metric.key, metric.value) == ("top1", top1)
+        assert (metric.dataset_name, metric.dataset_digest) == ("digits", META["hash"])
+
+
+def test_a_moved_store_takes_its_artifacts_along(place, params, capfd, monkeypatch):
+    with tracking.stage_run("train_simclr", "digits", params) as run:
+        run.log_figure(figure(place))
+    assert capfd.readouterr().err == ""
+    moved = place.parent / "moved"
+    shutil.copytree(place, moved)
+    shutil.rmtree(place / "mlartifacts")
+    monkeypatch.setenv("DVC_ROOT", str(moved))
+    with tracking.stage_run("fit_probe", "digits", params) as run:
+        run.log_figure(figure(place))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: mlflow.db was made in another folder") and str(place) in line
+    store = Store(moved)
+    for child in store.children():
+        assert child.info.artifact_uri.startswith((moved / "mlartifacts").as_uri())
+        assert store.files(child, "figures") == ["figures/views.png"]
+    assert not (place / "mlartifacts").exists()
+    with tracking.stage_run("fit_probe", "digits", params):
+        pass
+    assert capfd.readouterr().err == "", "told once"
+
+
+def test_a_deleted_experiment_is_told_with_the_ways_out(place, params, capfd):
+    tracking.complete(params, Ended({}))
+    store = Store(place)
+    number = store.client.get_experiment_by_name("test").experiment_id
+    store.client.delete_experiment(number)
+    tracking.complete(with_seed(params, 1), Ended({}))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"mlflow experiments restore --experiment-id {number}" in line and "tracking.experiment" in line
+    with pytest.raises(UserError, match="restore --experiment-id"):
+        read_runs("test")
+
+
+def test_a_stage_tells_how_busy_the_machine_is(place, params):
+    with tracking.stage_run("train_simclr", "digits", params) as run:
+        run.log_metrics({"loss": 1.0})
+    (child,) = Store(place).children()
+    told = {key for key in child.data.metrics if key.startswith("system/")}
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= told
+    assert 0 <= child.data.metrics["system/cpu_utilization_percentage"] <= 100
 
 
 def stage_that_draws(params: Params) -> bytes:
@@ -209,9 +309,9 @@ def stage_that_draws(params: Params) -> bytes:
         for step in range(3):
             drawn += [random.random(), float(np.random.rand()), float(torch.rand(()))]
             run.log_metrics({"loss": drawn[-1]}, step)
-        run.log_model(network, torch.zeros(2, 3))
+        run.log_model(network, 3, None)
         drawn += [random.random(), float(np.random.rand()), float(torch.rand(())), *network.weight.flatten().tolist()]
-    tracking.complete(params, {"top1": {"digits": drawn[-1]}}, [])
+    tracking.complete(params, Ended({"top1": {"digits": drawn[-1]}}))
     return json.dumps(drawn).encode()
 
 
@@ -231,7 +331,7 @@ def test_off_means_no_import_and_no_file(workspace, params):
     off = with_tracking(params, enabled=False)
     with tracking.stage_run("train_simclr", "digits", off) as run:
         run.log_metrics({"loss": 1.0})
-    tracking.complete(off, {}, [])
+    tracking.complete(off, Ended({}))
     assert list(workspace.iterdir()) == []
 
 
@@ -247,7 +347,7 @@ def test_failure_is_marked_and_going_on_continues_the_same_run(place, params):
     with tracking.stage_run("train_simclr", "digits", params) as run:
         for step in (2, 3):  # step 2 again, since the checkpoint
             run.log_metrics({"loss": 4.0 - step}, step)
-    tracking.complete(params, {}, [])
+    tracking.complete(params, Ended({}))
     (parent,), (again,) = store.parents(), store.children()
     assert parent.info.status == again.info.status == "FINISHED"
     assert again.info.run_id == child.info.run_id and "error" not in again.data.tags
@@ -380,7 +480,7 @@ def test_what_dvc_restores_is_linked_to_the_run_that_made_it(dvc_place, params, 
     (dvc_place / "dvc.lock").write_text(dvc_lock("aa"))
     monkeypatch.setenv("DVC_EXP_NAME", "first")
     execute(params, *STAGES)
-    tracking.complete(params, {}, [])
+    tracking.complete(params, Ended({}))
     originals = {run.data.tags["stage"]: run for run in store.children()}
     assert sorted(originals) == sorted(STAGES)
     assert len({run.data.tags["headstart.result"] for run in originals.values()}) == 3
@@ -390,14 +490,18 @@ def test_what_dvc_restores_is_linked_to_the_run_that_made_it(dvc_place, params, 
     other = with_seed(params, 1)
     (dvc_place / "dvc.lock").write_text(dvc_lock("bb"))
     execute(other, "train_simclr")
-    tracking.complete(other, {}, [])
-    tracking.complete(other, {}, [])  # `dvc repro` again: nothing new
+    tracking.complete(other, Ended({}))
+    tracking.complete(other, Ended({}))  # `dvc repro` again: nothing new
 
     second = {run.data.tags["stage"]: run for run in store.children(store.parents()[1])}
     assert len(store.children(store.parents()[1])) == 3 and sorted(second) == sorted(STAGES)
     for stage in ("prepare", "pretrain_autoencoder"):
         run = second[stage]
-        assert run.data.tags["headstart.reused"] == "true" and run.info.run_name == f"{stage} digits (reused)"
+        assert (
+            run.data.tags["headstart.reused"] == "true"
+            and run.info.run_name.startswith(f"{stage} digits")
+            and run.info.run_name.endswith(" (reused)")
+        )
         assert run.data.tags["headstart.original"] == originals[stage].info.run_id
         assert originals[stage].info.run_id in run.data.tags["mlflow.note.content"]
         assert run.info.status == "FINISHED"
@@ -411,13 +515,13 @@ def test_what_dvc_restores_is_linked_to_the_run_that_made_it(dvc_place, params, 
 def test_a_link_gives_way_when_the_stage_runs_after_all(dvc_place, params):
     store = Store(dvc_place)
     (dvc_place / "dvc.lock").write_text(dvc_lock("aa"))
-    tracking.complete(params, {}, [])
+    tracking.complete(params, Ended({}))
     links = store.children()
     assert sorted(run.data.tags["stage"] for run in links) == sorted(STAGES)
     assert not any("headstart.original" in run.data.tags for run in links)  # nobody knows who made them
     (dvc_place / "dvc.lock").write_text(dvc_lock("bb"))  # forced, other outs
     execute(params, "train_simclr")
-    tracking.complete(params, {}, [])
+    tracking.complete(params, Ended({}))
     runs = {run.data.tags["stage"]: run for run in store.children()}
     assert len(store.children()) == 3 and "headstart.reused" not in runs["train_simclr"].data.tags
 
@@ -426,7 +530,7 @@ def test_a_run_that_was_killed_for_good_does_not_stay_running(place, params, pro
     process = processes.Process(target=worker, args=(place, params, "digits", range(2), "kill"))
     process.start()
     process.join(60)
-    tracking.complete(params, {}, [])
+    tracking.complete(params, Ended({}))
     assert [run.info.status for run in Store(place).children()] == ["KILLED"]
 
 
@@ -441,8 +545,9 @@ def test_a_parent_whose_process_is_gone_is_closed_by_the_next_run(place, params,
         lost, alive = store.parents()
         assert (lost.info.status, alive.info.status) == ("KILLED", "RUNNING")
         assert [child.info.status for child in store.children(lost)] == ["KILLED"]
-        assert tracking.close_lost("test") == 0, "what lives is left alone"
-    assert tracking.close_lost("no such experiment") == 0
+        number = lost.info.experiment_id
+        assert tracking.close_lost("test") == (0, number), "what lives is left alone"
+    assert tracking.close_lost("no such experiment") == (0, "")
 
 
 def refused_port() -> int:
@@ -484,9 +589,9 @@ def run_all(params: Params) -> tuple[float, float]:
         for step in range(20):
             run.log_metrics({"loss": 1.0}, step)
         run.log_figure(Path("absent.png"))
-        run.log_model(torch.nn.Linear(3, 2), torch.zeros(2, 3))
+        run.log_model(torch.nn.Linear(3, 2), 3, None)
     middle = time.monotonic()
-    tracking.complete(params, {"top1": {"digits": 1.0}}, [])
+    tracking.complete(params, Ended({"top1": {"digits": 1.0}}))
     return middle - started, time.monotonic() - middle
 
 
@@ -649,7 +754,7 @@ def test_a_server_that_hangs_in_the_middle_misses_nothing_once_it_is_back(server
         run.log_dataset("digits", META)
         run.log_metrics({"loss": 0.0}, 0)
         run.log_figure(figure(place))
-        run.log_model(torch.nn.Linear(3, 2), torch.zeros(2, 3))
+        run.log_model(torch.nn.Linear(3, 2), 3, None)
         send_signal(signal.SIGSTOP)
         started = time.monotonic()
         for step in range(1, 40):
@@ -657,7 +762,7 @@ def test_a_server_that_hangs_in_the_middle_misses_nothing_once_it_is_back(server
     assert time.monotonic() - started < 10
     assert len(capfd.readouterr().err.splitlines()) == 1
     send_signal(signal.SIGCONT)
-    tracking.complete(params, {"top1": {"digits": 0.5}}, [figure(place)])
+    tracking.complete(params, Ended({"top1": {"digits": 0.5}}, [figure(place)], watched=["top1"]))
     store = Store(uri)
     (parent,), (child,) = store.parents(), store.children()
     assert parent.data.metrics == {"top1.digits": 0.5} and store.files(parent, "figures") == ["figures/views.png"]

@@ -8,14 +8,17 @@ from typing import Any
 
 import pandas as pd
 
+from headstart.commands import terminal
 from headstart.errors import UserError
 from headstart.run import files, paths
+from headstart.run.stage import say
 from headstart.study import claims, published, rows, tables, writing
 from headstart.study.claims import sensitivity
 from headstart.study.claims.verdict import MARGIN
 from headstart.study.experiments import read_dvc, tracked_rows
 from headstart.sweep.grid import ENDPOINT, read_grid
 
+TO_BEGIN = "dvc exp run --queue -S 'seed=range(0,3)' -S 'projector.init=autoencoder,random'; dvc queue start -j 1"
 SOURCES = {
     "published": "the paper's published runs",
     "dvc": "this repository's branches and DVC experiments",
@@ -36,12 +39,31 @@ def compare(options: argparse.Namespace) -> None:
         table = replace(table, runs=chosen, notes=[*table.notes, *said_of])
     answers = claims.evaluate(table.runs, options.claim, margin, score)
     if not any(answer.everything.effects for answer in answers):
-        reasons = " ".join(f"{answer.claim}: {answer.everything.reason}" for answer in answers)
-        raise UserError(f"{source}: nothing can be computed. {reasons}")
+        raise UserError(f"{source}: nothing to compare yet\n{lacking(answers)}")
     intro = [f"Claims on {source}", said, rows.describe(table), *notes, *table.notes]
     judged = rows.judged_by(table.runs, score)
     found = sensitivity.assays(judged, score, margin), sensitivity.signs_of_failure(judged, margin)
-    print(tables.FORMATS[options.format](answers, intro, *found), end="")
+    if options.format is None and terminal.is_terminal():
+        draw(answers, intro, *found)
+    else:
+        say(tables.FORMATS[options.format or "md"](answers, intro, *found), end="")
+
+
+def lacking(answers: Sequence[claims.Answer]) -> str:
+    """Return a line per thing that claims lack, and how to begin."""
+    wanting: dict[str, list[str]] = {}
+    for answer in answers:
+        wanting.setdefault(answer.reason, []).append(answer.claim)
+    listed = [f"  {', '.join(names)}: {reason}" for reason, names in wanting.items()]
+    return "\n".join([*listed, f"  to begin: {TO_BEGIN}"])
+
+
+def draw(answers: Sequence[claims.Answer], intro: Sequence[str], able: Sequence[Any], signs: tables.Signs) -> None:
+    """Print verdicts in short, and whether the runs can tell, for a terminal."""
+    terminal.tell(*intro, "", *(f"Can these runs tell? {assay.able}: {assay.reason}" for assay in able))
+    terminal.tell(*(f"Sign of failure: {words}" for there, words in signs if there), "")
+    terminal.draw(*tables.brief_rows(answers, newline="\n"))
+    terminal.tell("Every number: --format md", "")
 
 
 def endpoint(options: argparse.Namespace, sources: Sequence[str]) -> tuple[str, float, str]:

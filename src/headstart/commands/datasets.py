@@ -9,14 +9,16 @@ from typing import Any
 
 from headstart.data import SPLITS, UNLABELLED
 from headstart.errors import UserError
-from headstart.ingest.decoders import About, KnownDecoder, name_of
+from headstart.ingest.about import About
+from headstart.ingest.decoders import KnownDecoder, name_of
 from headstart.run import paths
+from headstart.run.stage import say
 from headstart.settings import DATASETS, RECIPES, SAME, of_recipe, read_yaml
 
 
 def datasets(options: argparse.Namespace) -> None:
     """Print one line per dataset; raises UserError where datasets.yaml cannot be read."""
-    print(FORMATS[options.format](read_rows(Path(DATASETS))))
+    say(FORMATS[options.format](read_rows(Path(DATASETS))))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

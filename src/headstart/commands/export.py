@@ -14,14 +14,14 @@ from headstart.data.views import resize
 from headstart.errors import UserError
 from headstart.export import graph
 from headstart.export.bundle import CARD, ONNX, PROBE, SETTINGS, WEIGHTS, Settings, plain_network
-from headstart.export.card import Origin, model_card
-from headstart.models.backbone import Backbone, build_backbone, num_features
+from headstart.export.card import Origin, how_to_use, model_card
+from headstart.models.backbone import Backbone, build_backbone
 from headstart.run import files, paths, tensors
 from headstart.run.params import Params, load_params
+from headstart.run.stage import say
 from headstart.tracking import provenance
 
 CHECKED_IMAGES = 16
-SCORES = ("top1", "macro_f1", "val_top1")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Trained:
 
     settings: Settings
     network: nn.Module
-    probe: dict[str, torch.Tensor]
+    probe: dict[str, torch.Tensor] | None
     meta: dict[str, Any]
     scores: dict[str, dict[str, float]]
 
@@ -40,16 +40,14 @@ def export(options: argparse.Namespace) -> None:
     params = load_params()
     names = [options.dataset] if options.dataset else params.datasets
     if missing := graph.missing_packages():
-        print(
-            f"{ONNX} is left out, for want of {', '.join(missing)}: python -m pip install -r requirements-optional.txt"
-        )
+        say(f"{ONNX} is left out, for want of {', '.join(missing)}: python -m pip install -r requirements-optional.txt")
     for name in names:
         params.dataset(name)
         check_fresh(name, params)
         trained = read_trained(name, params)
-        with files.write_folder(options.out / name) as folder:
+        with files.write_folder(options.out / name, mark=PROBE) as folder:
             write(folder, name, params, trained, with_graph=not missing)
-        print(f"{options.out / name}: {', '.join(sorted(file.name for file in (options.out / name).iterdir()))}")
+        say(f"{options.out / name}: {', '.join(sorted(file.name for file in (options.out / name).iterdir()))}")
 
 
 def check_fresh(dataset: str, params: Params) -> None:
@@ -74,20 +72,9 @@ def read_trained(dataset: str, params: Params) -> Trained:
         )
     }
     state = tensors.read_tensors(paths.simclr(dataset) / WEIGHTS, made_by="train_simclr")
-    probe = tensors.read_tensors(paths.probe(dataset) / PROBE, made_by="fit_probe")
-    standardize = params.data.standardize
-    settings = Settings(
-        dataset=dataset,
-        arch=params.backbone.arch,
-        stem=params.backbone.stem,
-        num_features=num_features(params.backbone),
-        stored_size=meta["stored_size"],
-        image_size=params.dataset(dataset).image_size,
-        mean=meta["mean"] if standardize else None,
-        std=meta["std"] if standardize else None,
-        classes=meta["classes"],
-        crop_bottom=meta.get("crop_bottom", 0),
-    )
+    probe = tensors.read_tensors(paths.probe(dataset) / PROBE, made_by="fit_probe") if meta["classes"] else None
+    seen = meta | {"image_size": params.dataset(dataset).image_size}
+    settings = Settings.of(dataset, params.backbone, params.data.standardize, seen)
     network = plain_network(build_backbone(Backbone(settings.arch, settings.stem, "none"), seed=0))
     network.load_state_dict(state)
     return Trained(settings, network, probe, meta, scores)
@@ -97,17 +84,16 @@ def write(folder: Path, dataset: str, params: Params, trained: Trained, with_gra
     """Write an export's files into a folder."""
     files.write_text(folder / SETTINGS, trained.settings.to_json())
     tensors.write_tensors(folder / WEIGHTS, trained.network.state_dict())
-    tensors.write_tensors(folder / PROBE, trained.probe)
+    if trained.probe is not None:
+        tensors.write_tensors(folder / PROBE, trained.probe)
     if with_graph:
         x_NCHW = example_images(dataset, trained.settings)
         graph.write_graph(trained.network, x_NCHW, folder / ONNX)
         graph.check_graph(folder / ONNX, trained.network, x_NCHW)
     names = [file.name for file in folder.iterdir()]
     about = params.dataset(dataset).about
-    scores = {name: {key: found[key] for key in SCORES} for name, found in trained.scores.items()}
-    card = model_card(
-        trained.settings, about, trained.meta["num_images"], recipe(dataset, params), scores, origin(trained), names
-    )
+    used, use = settings.made_by(params.settings, dataset), how_to_use(trained.settings, names)
+    card = model_card(trained.settings, about, trained.meta, used, trained.scores, origin(trained), use)
     files.write_text(folder / CARD, card)
 
 
@@ -118,13 +104,6 @@ def example_images(dataset: str, settings: Settings) -> torch.Tensor:
     if settings.mean is not None and settings.std is not None:
         x_NCHW = Standardize(tuple(settings.mean), tuple(settings.std))(x_NCHW)
     return x_NCHW
-
-
-def recipe(dataset: str, params: Params) -> dict[str, Any]:
-    """Return the settings that made the weights and the probe."""
-    tree = settings.with_overrides(params.settings, {"datasets": [dataset]})
-    keys = settings.flat(settings.of_run(tree))
-    return settings.without(keys, "datasets", "device", "tracking", f"{settings.DATASETS}:{dataset}.path")
 
 
 def origin(trained: Trained) -> Origin:

@@ -11,21 +11,41 @@ from headstart.export.predict import Predictions, find_images
 from headstart.export.predict import predict as predictions_of
 from headstart.run import files
 from headstart.run.processes import pick_device
+from headstart.run.stage import say
 
 SUFFIXES = (".npz", ".parquet")
+SHOWN = 3  # classes of an image
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Write one file and say where; raises UserError for what is no export, no image, or no known kind of file."""
-    out: Path = options.out
-    if out.suffix not in SUFFIXES:
+    """Print each image's classes, or write one file and say where; raises UserError for what is no export or image."""
+    out: Path | None = options.out
+    if out is not None and out.suffix not in SUFFIXES:
         raise UserError(f"--out {out}: must end in {' or '.join(SUFFIXES)}")
     bundle = read_bundle(options.model)
     found = predictions_of(bundle, find_images(options.images), pick_device(options.device))
+    if out is None:
+        for line in told(found):
+            say(line)
+        return
     with files.atomic(out) as temporary:
         (write_npz if out.suffix == ".npz" else write_parquet)(found, temporary)
     labels = "" if found.probabilities is None else f", probabilities of {len(found.classes)} classes"
-    print(f"{out}: {found.features.shape[1]} features of {len(found.paths)} images{labels}")
+    say(f"{out}: {found.features.shape[1]} features of {len(found.paths)} images{labels}")
+
+
+def told(found: Predictions) -> list[str]:
+    """Return a line per image: its path and its likeliest classes with their probabilities.
+
+    Raises UserError where the export has no probe, and so no classes.
+    """
+    if found.probabilities is None:
+        raise UserError("this export has no probe, so no classes: --out FILE.npz writes its features")
+    lines = []
+    for path, row in zip(found.paths, found.probabilities, strict=True):
+        best = row.argsort()[::-1][:SHOWN]
+        lines.append(f"{path}: {', '.join(f'{found.classes[k]} {row[k]:.3f}' for k in best)}")
+    return lines
 
 
 def write_npz(found: Predictions, path: Path) -> None:

@@ -60,8 +60,10 @@ def _measured(runs: pd.DataFrame) -> dict[str, list[Line]]:
     def those(*columns: str) -> Iterator[tuple[Any, ...]]:
         return zip(*(table[name] for name in columns), strict=True)
 
-    losses = read_experiments(Path(), curves.CURVES, those("run", "dataset", "arm", "seed"), curves.curve)
-    flows = read_experiments(Path(), gradients.FLOW, those("run", "dataset", "arm", "head", "seed"), gradients.flow)
+    losses = read_experiments(Path(), curves.CURVES, those("run", "dataset", "group", "arm", "seed"), curves.curve)
+    flows = read_experiments(
+        Path(), gradients.FLOW, those("run", "dataset", "group", "arm", "head", "seed"), gradients.flow
+    )
     return {"curves": losses, "flows": flows}
 
 

@@ -19,9 +19,13 @@ def ui(options: argparse.Namespace) -> None:
     store = paths.mlflow_store()
     if not store.is_file():
         raise UserError("no runs here yet: make repro")
-    closed = tracking.close_lost(load_params().tracking.experiment)
+    experiment = load_params().tracking.experiment
+    closed, number = tracking.close_lost(experiment)
     if closed:
         print(f"{closed} runs that a kill had left running are closed as KILLED")
+    if not number:
+        raise UserError(f"no runs of the experiment {experiment} here yet: make repro")
+    print(f"The runs: http://127.0.0.1:{options.port}/#/experiments/{number}/runs?workflowType=machine_learning")
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     where = ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(paths.mlflow_artifacts())]
     words = ["ui", "--host", "127.0.0.1", "--port", str(options.port), "--workers", "1", *where]

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NAMES = "names.json"  # split -> names of its images, where some of them are unlabelled
+
 
 @dataclass(frozen=True)
 class Whole:

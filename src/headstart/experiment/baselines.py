@@ -13,7 +13,7 @@ from headstart.data.views import resize
 from headstart.evaluation.evaluate import Evaluation
 from headstart.evaluation.probe import Labelled, Splits
 from headstart.experiment.judging import Judge, majority
-from headstart.experiment.prepared import Images
+from headstart.experiment.prepared import Images, Prepared
 
 PIXELS = 32  # a side: larger images are shrunk, so that a probe on them ends (3,072 numbers an image)
 CALIBRATED_ON, BATCH = 5000, 500  # train images, at most, whose statistics batch norm takes, in batches of so many
@@ -57,6 +57,21 @@ def judge_baselines(judge: Judge, backbone: nn.Module) -> Baselines:
         ),
         majority(data),
     )
+
+
+def unlabelled_baselines(judge: Judge, backbone: nn.Module) -> dict[str, Any]:
+    """Return what summary.json says where there are no labels: label-free scores of the same three."""
+    side = min(judge.data.size, PIXELS)
+    shrunk = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten())
+    return {
+        "untrained": judge.label_free(backbone),
+        "calibrated": judge.label_free(calibrated(backbone, judge.data.train)),
+        "pixels": replace(judge, data=_plain(judge.data)).label_free(shrunk),
+    }
+
+
+def _plain(data: Prepared) -> Prepared:
+    return replace(data, test=replace(data.test, standardize=None))
 
 
 def calibrated(backbone: nn.Module, images: Images) -> nn.Module:

@@ -6,15 +6,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from headstart.data.views import Views
+from headstart.data.views import Views, draw, render
 from headstart.evaluation.evaluate import Evaluation, evaluate, evaluate_layers, num_fits
 from headstart.evaluation.features import Allocate, extract_features, extract_layers
 from headstart.evaluation.finetune import finetune
+from headstart.evaluation.label_free import MOST, label_free_scores
 from headstart.evaluation.probe import Labelled, Linear, Probe, Splits, confusion, majority_top1
 from headstart.evaluation.shift import same_classes, transfer_scores, zero_shot_top1
 from headstart.experiment.prepared import Images, Prepared
+from headstart.randomness import generator
+
+BATCH = 500  # images that pass a network at once
 
 
 class Progress(Protocol):
@@ -59,6 +64,33 @@ class Judge:
         with self.progress(num_fits(self.recipe), what) as on_fit:
             return evaluate(features, self.recipe, seed=self.seed, **self._how(on_fit))
 
+    @torch.no_grad()
+    def label_free(self, network: nn.Module) -> dict[str, float]:
+        """Return the scores of a network's features of two views of test images, at most MOST; see label_free_scores.
+
+        The views are those that SimCLR draws, by generator(seed, "label-free", 0 or 1).
+        """
+        test, number = self.data.test, len(self.data.test.split.sizes)
+        rows = torch.arange(min(number, MOST)) * number // min(number, MOST)  # evenly spaced
+        images, sizes = test.split.images[rows.to(self.data.device)], test.split.sizes[rows]
+        drawn = (draw(self.views, sizes, generator(self.seed, "label-free", k)) for k in range(2))
+        views = (render(images, each, self.views, test.size) for each in drawn)
+        network.eval()
+        found = [torch.cat([network(x_BCHW) for x_BCHW in self._seen(x_NCHW).split(BATCH)]) for x_NCHW in views]
+        return label_free_scores(*found)
+
+    def _seen(self, x_NCHW: Tensor) -> Tensor:
+        standardize = self.data.test.standardize
+        x_NCHW = standardize(x_NCHW) if standardize else x_NCHW
+        return x_NCHW.contiguous(memory_format=torch.channels_last)
+
+    def features(self, backbone: nn.Module) -> dict[str, np.ndarray]:
+        """Return split -> (N, D) float32 features of all its images, labelled or not."""
+        return {
+            name: extract_features(backbone, images.split, images.size, images.standardize)
+            for name, images in self.data.splits.items()
+        }
+
     def _how(self, on_fit: Callable[[], object]) -> dict[str, Any]:
         return {"num_classes": self.data.num_classes, "on_fit": on_fit, "device": self.data.device}
 
@@ -92,6 +124,11 @@ class Judge:
             seed=self.seed,
             on_epoch=on_fit,
         )
+
+
+def unlabelled_summary(scores: dict[str, float], num_images: int) -> dict[str, Any]:
+    """Return what summary.json says of a trained backbone where there are no labels."""
+    return {"trained": scores, "num_judged": num_images, "labels": False}
 
 
 def summary(trained: Evaluation) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A prepared dataset as a run sees it: which of its splits pretrains, at which size, standardised or not."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,9 +30,9 @@ class Images:
 class Prepared:
     """A dataset, its images on the device.
 
-    pretrain: what SimCLR and the autoencoder train on: the unlabelled images where the dataset has some, else train,
-    or train and val together.
-    hash: of all arrays.
+    pretrain: what SimCLR and the autoencoder train on, labelled or not: train, or train and val together, or the images
+    that a dataset publishes for it. train, val, test: the labelled images; all of them where the dataset has no labels.
+    splits: these as they are stored, with their unlabelled images. hash: of all arrays.
     """
 
     classes: tuple[str, ...]
@@ -41,10 +41,11 @@ class Prepared:
     train: Images
     val: Images
     test: Images
+    splits: Mapping[str, Images] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, seen or not."""
+        """The number of classes, seen or not; 0 where the dataset has no labels."""
         return len(self.classes)
 
     @property
@@ -85,7 +86,19 @@ def prepare(
     if len(own) > 1 and splits[own[0]].split.whole is not None:
         raise UserError("params.yaml: data.pretrain_on: train_and_val must be train with data.stored_size: full")
     pretrain = splits[own[0]] if len(own) == 1 else _joined([splits[name] for name in own])
-    return Prepared(tuple(meta["classes"]), meta["hash"], pretrain, *(splits[name] for name in SPLITS))
+    stored, classes = {name: splits[name] for name in SPLITS}, tuple(meta["classes"])
+    train, val, test = (_labelled(images) if classes else images for images in stored.values())
+    return Prepared(classes, meta["hash"], pretrain, train, val, test, stored)
+
+
+def _labelled(images: Images) -> Images:
+    """The labelled images of a split, which stand first: what is returned shares their memory."""
+    own = images.split
+    number = int((own.labels >= 0).sum())
+    if number == len(own.labels):
+        return images
+    whole = own.whole and replace(own.whole, starts=own.whole.starts[:number], sizes=own.whole.sizes[:number])
+    return replace(images, split=Split(own.images[:number], own.labels[:number], own.sizes[:number], whole))
 
 
 def _joined(parts: Sequence[Images]) -> Images:

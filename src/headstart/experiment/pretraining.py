@@ -114,14 +114,6 @@ class Run:
     ) -> Result:
         """Train in place and keep the weights of the lowest validation loss; see train_simclr."""
         method, data = self.method, self.data
-        monitor = neighbours_monitor(
-            data.train.split,
-            data.val.split,
-            data.num_classes,
-            data.size,
-            data.train.standardize,
-            bf16=self.precision == "bf16",
-        )
         network = Network(self.backbone, self.projector, method.simclr.forward == "apart")
         with told_of_memory(network, self.train_batches, method.simclr, method.batch_size):
             curve = train_simclr(
@@ -135,12 +127,23 @@ class Run:
                 group=self.group,
                 checkpoint=checkpoint,
                 observer=self.observer,
-                monitor=monitor,
+                monitor=self._monitor() if data.num_classes else None,
                 on_epoch=on_epoch,
                 on_step=on_step,
             )
         measured = self.observer.rows() if self.observer else []
         return Result(curve, measured, len(data.pretrain.split.labels), method.simclr.keep)
+
+    def _monitor(self) -> Callable[[nn.Module], float]:
+        data = self.data
+        return neighbours_monitor(
+            data.train.split,
+            data.val.split,
+            data.num_classes,
+            data.size,
+            data.train.standardize,
+            bf16=self.precision == "bf16",
+        )
 
     def measured_since_asked(self) -> list[dict[str, float]]:
         """Return the rows of the steps that were measured since the last call."""
@@ -174,12 +177,12 @@ class Run:
         }
 
     def example_views(self) -> list[Tensor]:
-        """Return four rows of random views of some training images, (N, 3, S, S) each, as they are before SimCLR."""
+        """Return a row of training images, (N, 3, S, S), and four rows of their random views, none standardised."""
         train = self.train_batches
         rows = torch.arange(min(SHOWN, len(train.split.labels)))
         plain = Batches(train.split, train.views, train.image_size, None)
         pairs = [plain.pairs(rows, "views picture", number, seed=0).chunk(2) for number in range(2)]
-        return [view for pair in pairs for view in pair]
+        return [self.data.pretrain.plain(rows), *(view for pair in pairs for view in pair)]
 
 
 def assemble(method: Method, data: Prepared, start: Start | None, group: Group = ALONE) -> Run:

@@ -1,8 +1,10 @@
 """What an export consists of, and how it is read back: weights, probe, and what preprocessing and classes they had."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headstart.errors import UserError
-from headstart.models.backbone import Backbone, build_backbone
+from headstart.models.backbone import Backbone, build_backbone, num_features
 from headstart.models.convolution import SmallMapConv2d
 
 SETTINGS, WEIGHTS, PROBE, ONNX, CARD = (
@@ -25,7 +27,7 @@ class Settings:
 
     An image loses its lowest crop_bottom rows, is squashed to stored_size as the pipeline stores it, resized to
     image_size, scaled to [0, 1] and, unless mean and std are None, standardised per channel. classes: by index of the
-    probe's outputs.
+    probe's outputs; none where there were no labels.
     """
 
     dataset: str
@@ -38,6 +40,22 @@ class Settings:
     std: list[float] | None
     classes: list[str]
     crop_bottom: int = 0
+
+    @classmethod
+    def of(cls, dataset: str, backbone: Backbone, standardize: bool, meta: Mapping[str, Any]) -> "Settings":
+        """Return the settings of a backbone and a prepared dataset; meta: what is known of that, with image_size."""
+        return cls(
+            dataset=dataset,
+            arch=backbone.arch,
+            stem=backbone.stem,
+            num_features=num_features(backbone),
+            stored_size=meta["stored_size"],
+            image_size=meta["image_size"],
+            mean=meta["mean"] if standardize else None,
+            std=meta["std"] if standardize else None,
+            classes=meta["classes"],
+            crop_bottom=meta.get("crop_bottom", 0),
+        )
 
     def to_json(self) -> str:
         """Return the text of export.json."""

@@ -1,11 +1,14 @@
 """The model card: what the weights are, what they were trained on and how well they did, and how to load them."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headstart.data import SPLITS, UNLABELLED
 from headstart.export.bundle import ONNX, PROBE, SETTINGS, WEIGHTS, Settings
-from headstart.ingest.decoders import About
+from headstart.ingest import decode
+from headstart.ingest.about import About
 from headstart.models.timm_models import PREFIX
 
 # what torchvision's ResNet must be given before the weights fit
@@ -23,6 +26,15 @@ STEM_WORDS = {
 }
 
 
+LABELLED, LABEL_FREE = ("top1", "macro_f1", "val_top1"), ("view_top1", "alignment", "uniformity", "rankme")
+WORDS = "Of linear probes on the test split, as fractions; `untrained` is the same backbone before SimCLR."
+WORDS_WITHOUT_LABELS = (
+    "There were no labels, so nothing was probed. `view_top1`: share of images one view of which finds the other among "
+    "those of all test images; alignment and uniformity: Wang & Isola 2020, less is better; `rankme`: effective rank "
+    "(Garrido et al. 2023), more is better. `untrained` is the same backbone before SimCLR."
+)
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where an export comes from, as text: commit (`unknown` without git), DVC experiment, hash of the arrays."""
@@ -35,35 +47,40 @@ class Origin:
 def model_card(
     settings: Settings,
     about: About | None,
-    num_images: Mapping[str, int],
+    data: Mapping[str, Any],
     recipe: Mapping[str, Any],
     scores: Mapping[str, Mapping[str, float]],
     origin: Origin,
-    files: list[str],
+    use: list[str],
 ) -> str:
     """Return the card as Markdown, without a date.
 
-    about: what is known of the dataset, None for a user's own images; recipe: names -> values; scores: name of a
-    backbone -> its metrics (fractions).
+    about: what is known of the dataset, None for a user's own images; data: num_images by split and, where there are
+    any, num_unlabelled; recipe: names -> values; scores: name of a backbone -> its metrics; use: lines on how to load.
     """
-    counts = ", ".join(f"{count} {split}" for split, count in num_images.items())
-    metrics = list(dict.fromkeys(name for row in scores.values() for name in row))
+    counts = ", ".join(
+        f"{data['num_images'][name]} {name}" for name in (*SPLITS, UNLABELLED) if name in data["num_images"]
+    )
+    free = sum(data.get("num_unlabelled", {}).values())
+    known = LABELLED if settings.classes else LABEL_FREE
+    metrics = [name for name in known if any(name in row for row in scores.values())]
     lines = [
         f"# {settings.arch} on {settings.dataset}, trained with SimCLR",
         "",
         f"A backbone of {settings.num_features} features, trained without labels by Headstart, which studies",
-        "arXiv:2408.14514, and a linear probe fitted on its frozen features.",
+        f"arXiv:2408.14514{', and a linear probe fitted on its frozen features' if settings.classes else ''}.",
         "",
         "## Data",
         "",
         *_data(settings, about),
-        f"- images: {counts}; {len(settings.classes)} classes",
+        f"- images: {counts}; {f'{len(settings.classes)} classes' if settings.classes else 'no labels'}"
+        + (f", {free} unlabelled" if free else ""),
         f"- size: stored at {settings.stored_size} px, seen at {settings.image_size} px, squashed to a square"
         + (f", without the lowest {settings.crop_bottom} rows" if settings.crop_bottom else ""),
         "",
         "## Metrics",
         "",
-        "Of linear probes on the test split, as fractions; `untrained` is the same backbone before SimCLR.",
+        WORDS if settings.classes else WORDS_WITHOUT_LABELS,
         "",
         f"| backbone | {' | '.join(metrics)} |",
         "|---" * (len(metrics) + 1) + "|",
@@ -86,7 +103,7 @@ def model_card(
         "",
         "## Use",
         "",
-        *_use(settings, files),
+        *use,
     ]
     return "\n".join(lines) + "\n"
 
@@ -100,7 +117,8 @@ def _data(settings: Settings, about: About | None) -> list[str]:
     ]
 
 
-def _use(settings: Settings, files: list[str]) -> list[str]:
+def how_to_use(settings: Settings, files: list[str]) -> list[str]:
+    """Return the lines on how to load an export that consists of `files`."""
     timm = settings.arch.startswith(PREFIX)
     words = (
         f"The weights are timm's `{settings.arch.removeprefix(PREFIX)}` without classifier."
@@ -126,7 +144,8 @@ def loader(settings: Settings) -> str:
         library = "torchvision"
         build = f"network = torchvision.models.{settings.arch}()\n{STEM_LINES[settings.stem]}"
         build += "network.fc = torch.nn.Identity()\n"
-    return _LOADER.format(library=library, build=build, weights=WEIGHTS, settings=SETTINGS)
+    decoding = "\n\n".join(inspect.getsource(function) for function in decode.CARD).rstrip()
+    return _LOADER.format(library=library, build=build, weights=WEIGHTS, settings=SETTINGS, decoding=decoding)
 
 
 _LOADER = """import json
@@ -142,12 +161,13 @@ network.eval()
 settings = json.load(open("{settings}"))
 
 
+{decoding}
+
+
 def prepare(path):
     side, size = settings["stored_size"], settings["image_size"]
-    image = Image.open(path).convert("RGB")
-    image = image.crop((0, 0, image.width, image.height - settings["crop_bottom"]))
-    pixels = np.array(image.resize((side, side), Image.Resampling.BILINEAR))
-    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    pixels = stored_pixels(Image.open(path), side, settings["crop_bottom"])
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     if side != size:
         x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
     if settings["mean"] is not None:

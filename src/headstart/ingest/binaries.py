@@ -1,6 +1,8 @@
 """Decoders of images stored as plain bytes: IDX (MNIST and its like), STL-10's binaries, MedMNIST's .npz."""
 
 import gzip
+import io
+import math
 import string
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -12,9 +14,12 @@ import numpy as np
 
 from headstart.data import UNLABELLED
 from headstart.errors import UserError
-from headstart.ingest.archives import list_members, open_members, read_files, reading
+from headstart.ingest.archives import list_members, open_members, read_all, read_files, reading
 from headstart.ingest.formats import BLOCK_BYTES, Listing, Part, Tagged, stacked
 from headstart.knobs import OneOf
+
+MAX_IMAGES = 10**8  # of an IDX file, whose labels are read at once
+MAX_ARRAY_BYTES = 2**30  # of a .npz: the largest of MedMNIST's are 28 px and 0.4 GB
 
 # ---- IDX: a magic number, big-endian sizes, bytes
 
@@ -77,6 +82,7 @@ def _unpacked(path: Path, opener: Opener, num_dims: int) -> Iterator[tuple[gzip.
             header[:4] != bytes((0, 0, 8, num_dims))
             or len(header) < 4 + 4 * num_dims
             or max(sizes[1:], default=0) > 4096
+            or sizes[0] > MAX_IMAGES
         ):
             raise UserError(f"{path}: no IDX file of bytes in {num_dims} dimensions; get it again")
         yield file, sizes
@@ -159,19 +165,35 @@ def medmnist(folder: Path, file: str, classes: tuple[str, ...]) -> Listing:
     parts = []
     for split in ("train", "val", "test"):
         labels = _npz(path, f"{split}_labels")
-        if labels.dtype.kind not in "iu" or labels.size != len(labels):
+        if labels.dtype.kind not in "iu" or not labels.ndim or labels.size != len(labels):
             raise UserError(f"{path}: {split}_labels must be one integer per image; get it again")
         parts.append(Part(split, labels.reshape(-1).astype(np.int64), partial(_npz_images, path, f"{split}_images")))
     return stacked(str(path), list(classes), parts, 28 * 28 * 3)
 
 
 def _npz(path: Path, name: str) -> np.ndarray:
+    """An array of a .npz, whose header must say as many bytes as follow it."""
+    if f"{name}.npy" not in {member.name for member in list_members(path, published=True)}:
+        raise UserError(f"{path}: lacks {name}; get it again")
+    with reading(path), closing(open_members(path, [f"{name}.npy"])) as members:
+        data = io.BytesIO(read_all(next(members)[1], MAX_ARRAY_BYTES))
+        try:
+            return _array(data)
+        except Exception as error:  # numpy reads headers as Python, which raises nearly anything
+            raise ValueError(str(error) or type(error).__name__) from None
+
+
+def _array(data: io.BytesIO) -> np.ndarray:
+    version = np.lib.format.read_magic(data)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(data)
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError("an array whose shape is none")
     # allow_pickle is off: an array of objects would run what it brings along
-    with reading(path), path.open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        if isinstance(arrays, np.ndarray) or name not in arrays:
-            raise UserError(f"{path}: lacks {name}; get it again")
-        return np.asarray(arrays[name])
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data.getvalue()) - data.tell():
+        raise ValueError(f"an array of {dtype} and shape {shape[:4]}, which is not what follows")
+    data.seek(0)
+    return np.asarray(np.lib.format.read_array(data, allow_pickle=False))
 
 
 def _npz_images(path: Path, name: str) -> Iterator[np.ndarray]:

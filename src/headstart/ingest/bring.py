@@ -2,17 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from headstart.errors import UserError
+from headstart.errors import PATH, UserError, brief, fitted, of_system, reason
 from headstart.ingest import decoders
+from headstart.ingest.damage import DamagedError, check
 from headstart.ingest.decoders import DECODERS, Chosen
 from headstart.ingest.download import num_bytes
 from headstart.ingest.pack import Packing, pack
 from headstart.ingest.sources import Archive, Sources, fetch_archives, num_bytes_present
+from headstart.ingest.tree import some
 
 META = "meta.json"  # what is known about a prepared dataset, beside its arrays
 
@@ -34,7 +37,11 @@ class Block(Protocol):
 
 
 class Options(Protocol):
-    """Where published archives may lie besides their own addresses: a directory, and a base URL."""
+    """Where published archives may lie besides their own addresses, and whether unreadable images are left out."""
+
+    @property
+    def skip_unreadable(self) -> bool:
+        """Whether they are."""
 
     @property
     def archives(self) -> str | None:
@@ -47,13 +54,17 @@ class Options(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset's images come from: published archives, a file or folder of the user's, or a bundled set."""
+    """Where a dataset's images come from: published archives, a file or folder of the user's, or a bundled set.
+
+    checked: whether a user's images are all decoded before they are kept, so that the same command sees repaired ones.
+    """
 
     dataset: str
     decoder: Chosen
     archives: tuple[Archive, ...]
     places: Sources | None
     path: Path | None
+    checked: bool = False
 
     @property
     def shared(self) -> Path | None:
@@ -72,11 +83,20 @@ class Source:
             fetch = DECODERS[decoders.name_of(self.decoder)].fetch
             assert fetch is not None
             try:
-                fetch(self.path, folder, bar.update)
+                told = fetch(self.path, folder, bar.update, self._ask, **decoders.arguments(self.decoder))
             except OSError as error:
-                raise UserError(f"{self.dataset}: {error}") from None
+                raise UserError(f"{self.dataset}: {of_system(error, self.path)}") from None
+        if self.path and self.checked:
+            check(decoders.list_images(self.decoder, folder), str(self.path))
         origin = f" from {self.path}, {num_bytes(self.path)} bytes" if self.path else ""
-        on_note(f"{self.dataset}: {decoders.name_of(self.decoder)}{origin}")
+        on_note(f"{self.dataset}: {decoders.name_of(self.decoder)}{origin}{told and '; '}{told}")
+
+    def _ask(self, argument: str) -> str:
+        """How a command gives the decoder an argument, `key: value`."""
+        key, name = f"datasets.yaml:{self.dataset}.decoder", decoders.name_of(self.decoder)
+        if isinstance(self.decoder, str):
+            return f"-S '{key}={{{name}: {{{argument}}}}}'"
+        return f"-S '{key}.{name}.{argument.replace(': ', '=', 1)}'"
 
     def _num_bytes(self) -> int:
         """The bytes to bring in all, 0 where that is not known: a bar without remaining time."""
@@ -104,7 +124,7 @@ def find_source(dataset: str, block: Block, options: Options, workspace: Path, d
             other = "; by_folder reads published archives of images" if decoder.needs_path else ""
             raise UserError(f"{key}.archives: must be null for decoder {name}, which downloads nothing{other}")
         path = _own(key, block.path, name, workspace) if decoder.needs_path else None
-        return Source(dataset, block.decoder, (), None, path)
+        return Source(dataset, block.decoder, (), None, path, checked=not options.skip_unreadable)
     if not block.archives:
         raise UserError(f"{key}.archives: must name the files that decoder {name} reads")
     if block.path is not None:
@@ -115,11 +135,9 @@ def find_source(dataset: str, block: Block, options: Options, workspace: Path, d
         )
     folder = None
     if options.archives is not None:
-        folder = workspace / Path(options.archives).expanduser()
+        folder = located("params.yaml: data.archives", options.archives, workspace, "directory")
         if not folder.is_dir():
-            raise UserError(
-                f"params.yaml: data.archives: {options.archives!r}: no such directory (looked for {folder})"
-            )
+            raise UserError(f"params.yaml: data.archives: {brief(options.archives)}: no directory, but a file")
     content = json.dumps([[(archive.file, archive.hash) for archive in block.archives]])
     key_of_files = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()[:8]
     parts = downloads / f"{block.archives[0].file}-{key_of_files}"
@@ -130,12 +148,27 @@ def _own(key: str, path: str | None, name: str, workspace: Path) -> Path:
     needed = DECODERS[name].needs_path
     if path is None:
         raise UserError(f"{key}.path: null; decoder {name} needs a {needed} of images: -S {_override(key)}.path=...")
-    source = workspace / Path(path).expanduser()
-    if not source.exists():
-        raise UserError(f"{key}.path: {path!r}: no such file or folder (looked for {source})")
-    if source.is_dir() != (needed == "folder"):
-        fitting = "image_folder" if source.is_dir() else "image_archive"
-        raise UserError(f"{key}.path: {path!r} is no {needed}; -S {_override(key)}.decoder={fitting}")
+    source = located(f"{key}.path", path, workspace, "file or folder")
+    if ("folder" if source.is_dir() else "file") not in str(needed):
+        raise UserError(f"{key}.path: {brief(path)} is no {needed}; -S {_override(key)}.decoder=images")
+    return source
+
+
+def located(key: str, given: str, workspace: Path, what: str) -> Path:
+    """Return where a user's path leads, a relative one from the workspace on, `~` being a home folder.
+
+    Raises UserError, which begins with `key`, where it leads to nothing or to a device; what: it is of what kind.
+    """
+    source = Path(given)
+    try:
+        source = workspace / source.expanduser()
+        mode = source.stat().st_mode
+    except FileNotFoundError:
+        raise UserError(f"{key}: {brief(given)}: no such {what} (looked for {fitted(str(source), PATH)})") from None
+    except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, with a zero byte
+        raise UserError(f"{key}: {brief(given)}: {reason(error)}") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{key}: {brief(given)}: a device, a pipe or a socket; must be a plain {what}")
     return source
 
 
@@ -158,10 +191,25 @@ def pack_source(
     """
     listing = decoders.list_images(decoder, raw)
     with progress(len(listing.names), f"prepare {dataset}", "image") as bar:
-        meta = {"dataset": dataset, "decoder": decoders.name_of(decoder), **pack(listing, folder, packing, bar.update)}
+        try:
+            meta = {"dataset": dataset, "decoder": decoders.name_of(decoder)}
+            meta |= pack(listing, folder, packing, bar.update)
+        except DamagedError as error:
+            again = f"repair or remove them and run dvc repro -f download@{dataset}, or set data.skip_unreadable"
+            raise DamagedError(error.source, error.rows, again) from None
     (folder / META).write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if skipped := meta["skipped"]:
         on_note(f"{dataset}: skipped {len(skipped)} unreadable images, listed in its {META}")
-    counts = ", ".join(f"{count} {split}" for split, count in meta["num_images"].items())
-    on_note(f"{dataset}: {counts} images of {len(meta['classes'])} classes, stored at {meta['stored_size']} px")
+    on_note(f"{dataset}: {_told(meta)}")
     return meta
+
+
+def _told(meta: Mapping[str, Any]) -> str:
+    """What a dataset holds: images by split, classes by name."""
+    counts = ", ".join(f"{count} {split}" for split, count in meta["num_images"].items())
+    free, classes = sum(meta.get("num_unlabelled", {}).values()), meta["classes"]
+    labels = f" of {len(classes)} classes" if classes else ""
+    labels += (f", {free} unlabelled" if classes else ", all unlabelled") if free else ""
+    return f"{counts} images{labels}, stored at {meta['stored_size']} px" + (
+        f"; classes: {some(classes)}" if classes else ""
+    )

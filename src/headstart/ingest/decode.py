@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 # No more: Pillow would also run Ghostscript for EPS, and takes noise for formats that have no signature
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
@@ -102,14 +102,22 @@ def decode(data: Encoded, side: int, crop_bottom: int = 0) -> tuple[np.ndarray, 
 
 def _decode(data: Encoded, side: int, crop_bottom: int) -> tuple[np.ndarray, tuple[int, int]]:
     try:
-        image, (height, width), turned = _open(data, crop_bottom)
-        image.draft(None, (2 * side, 2 * side))
-        image = _upright(image, height, turned, crop_bottom)
-        if image.size != (side, side):
-            image = image.resize((side, side), Image.Resampling.BILINEAR)
-        return np.asarray(image), (height, width)
+        image, size = _open(data, crop_bottom)
+        return stored_pixels(image, side, crop_bottom), size
     except Exception as error:  # decoders raise nearly anything on corrupt bytes
         raise UnreadableError(_reason(error)) from None
+
+
+def why_unreadable(data: Encoded, crop_bottom: int = 0) -> str:
+    """Return in a few words why `decode` cannot read an image, "" where it can.
+
+    To be called under `quiet`, by one thread of many.
+    """
+    try:
+        _decode(data, MIN_SIDE, crop_bottom)
+    except UnreadableError as error:
+        return str(error)
+    return ""
 
 
 def decode_whole(data: Encoded, crop_bottom: int = 0) -> np.ndarray:
@@ -117,17 +125,8 @@ def decode_whole(data: Encoded, crop_bottom: int = 0) -> np.ndarray:
 
     To be called under `quiet`, by one thread of many.
     """
-    image, (height, _), turned = _open(data, crop_bottom)
-    return np.asarray(_upright(image, height, turned, crop_bottom))
-
-
-def _upright(image: Image.Image, height: int, turned: bool, crop_bottom: int) -> Image.Image:
-    """The image in RGB as EXIF orients it, without its lowest rows; height: what then remains of the original."""
-    if turned:
-        ImageOps.exif_transpose(image, in_place=True)
-    if crop_bottom:  # the decoder may have reduced it
-        image = image.crop((0, 0, image.width, image.height * height // (height + crop_bottom)))
-    return _to_rgb(image)
+    image, (height, _) = _open(data, crop_bottom)
+    return np.asarray(upright(image, turn_of(image), height + crop_bottom, crop_bottom))
 
 
 def measure(data: Encoded, crop_bottom: int = 0) -> tuple[int, int] | None:
@@ -139,20 +138,50 @@ def measure(data: Encoded, crop_bottom: int = 0) -> tuple[int, int] | None:
         return None
 
 
-def _open(data: Encoded, crop_bottom: int) -> tuple[Image.Image, tuple[int, int], bool]:
-    """Return an image whose pixels are not read yet, its (height, width) as oriented, and whether it must be turned."""
+def _open(data: Encoded, crop_bottom: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Return an image whose pixels are not read yet, and its (height, width) as oriented."""
     if isinstance(data, Exception):
         raise data
     image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data), formats=FORMATS)
-    orientation = 1 if isinstance(data, np.ndarray) else image.getexif().get(ExifTags.Base.Orientation, 1)
-    width, height = image.size if orientation < 5 else image.size[::-1]
+    width, height = upright_size(image)
     height -= crop_bottom
     if min(height, width) < MIN_SIDE:
         raise ValueError(f"{width}x{height} pixels, at least {MIN_SIDE}x{MIN_SIDE} needed")
-    return image, (height, width), orientation != 1
+    return image, (height, width)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+# ---- what becomes of an opened image: an exported model's card holds these functions as they stand
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how an opened image must be turned to stand upright, by EXIF; None for not at all, or where that lies."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return None
+    turn = Image.Transpose
+    turns = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE}
+    turns |= {6: turn.ROTATE_270, 7: turn.TRANSVERSE, 8: turn.ROTATE_90}
+    try:
+        return turns.get(image.getexif()[274])
+    except Exception:  # there is none; damaged EXIF raises nearly anything
+        return None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) of an opened image as it will stand."""
+    turn = Image.Transpose
+    swapping = (turn.TRANSPOSE, turn.TRANSVERSE, turn.ROTATE_90, turn.ROTATE_270)
+    return image.size[::-1] if turn_of(image) in swapping else image.size
+
+
+def upright(image: Image.Image, turn: Image.Transpose | None, height: int, crop_bottom: int) -> Image.Image:
+    """Return an image in RGB, turned, without the lowest crop_bottom of the `height` rows that it had when opened.
+
+    Transparent pixels are composited onto black, 16-bit grey is divided by 257.
+    """
+    if turn is not None:
+        image = image.transpose(turn)
+    if crop_bottom:  # its decoder may have reduced it
+        image = image.crop((0, 0, image.width, image.height * (height - crop_bottom) // height))
     if image.mode == "F":
         raise ValueError("floating-point pixels")
     if image.mode.startswith("I"):  # Pillow's own conversion cuts 16-bit values off at 255
@@ -164,6 +193,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def stored_pixels(image: Image.Image, side: int, crop_bottom: int = 0) -> np.ndarray:
+    """Return (side, side, 3) uint8 RGB pixels of an opened image without its lowest rows, as the pipeline stores it."""
+    turn, height = turn_of(image), upright_size(image)[1]
+    image.draft(None, (2 * side, 2 * side))  # of large JPEGs less is decoded
+    image = upright(image, turn, height, crop_bottom)
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+CARD = (turn_of, upright_size, upright, stored_pixels)
 
 
 def _reason(error: Exception) -> str:

@@ -6,50 +6,35 @@ lists its images (formats.py tells) and a row of DECODERS.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.ingest import binaries, folders, matlab, pickles
-from headstart.ingest.download import Progress, copy_archive, pack_folder, record_digits
-from headstart.ingest.formats import Listing, digits, image_archive
+from headstart.ingest import binaries, folders, matlab, own, pickles
+from headstart.ingest.download import record_digits
+from headstart.ingest.formats import Listing, digits
 from headstart.knobs import Marker, OneOf, nearest
-
-
-@dataclass(frozen=True)
-class About:
-    """What is known of a dataset without having it.
-
-    num_images: by split as published; image_size: pixels, in words; the other fields: as its page or paper states them.
-    """
-
-    title: str
-    classes: int
-    num_images: dict[str, int] = field(hash=False)
-    image_size: str
-    licence: str
-    citation: str
-    homepage: str
 
 
 @dataclass(frozen=True)
 class Decoder:
     """How a dataset is read and, where it has no archives, how it comes in.
 
-    list_images(folder, **arguments): what is in the folder that `download` left. fetch(path, folder, on_progress):
-    leave the source there; None where archives are downloaded instead. needs_path: "file" or "folder" where fetch wants
-    the block's `path` to name one, None where it takes no path.
+    list_images(folder, **arguments): what is in the folder that `download` left. fetch(path, folder, on_progress, ask,
+    **arguments): leave the source there and return what is to be told of it; None where archives are downloaded
+    instead. needs_path: what fetch wants the block's `path` to name, None where it takes no path.
     """
 
     list_images: Callable[..., Listing]
-    fetch: Callable[[Path | None, Path, Progress], None] | None = None
+    fetch: Callable[..., str] | None = None
     needs_path: str | None = None
 
 
 DECODERS = {
     "digits": Decoder(digits, fetch=record_digits),
-    "image_folder": Decoder(image_archive, fetch=pack_folder, needs_path="folder"),
-    "image_archive": Decoder(image_archive, fetch=copy_archive, needs_path="file"),
+    "images": Decoder(own.images, fetch=own.fetch, needs_path="file or folder"),
+    "image_folder": Decoder(own.images, fetch=own.fetch, needs_path="folder"),
+    "image_archive": Decoder(own.images, fetch=own.fetch, needs_path="file"),
     "by_folder": Decoder(folders.by_folder),
     "imagenette": Decoder(folders.imagenette),
     "stl10": Decoder(binaries.stl10),

@@ -1,11 +1,11 @@
-"""What every decoder returns, and the decoders of bundled digits and of a user's own images.
+"""What every decoder returns, and the decoders of bundled digits and of archives of images.
 
-A decoder takes the folder that `download` left and lists a dataset's images. Others: folders.py (images sorted by
-folders or by lists), pickles.py, binaries.py, matlab.py; decoders.py names them all.
+A decoder takes the folder that `download` left and lists a dataset's images. Others: own.py (a user's images),
+folders.py (images sorted by folders or by lists), pickles.py, binaries.py, matlab.py; decoders.py names them all.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from headstart.data import UNLABELLED
 from headstart.errors import UserError
+from headstart.ingest import lists
 from headstart.ingest.archives import list_members, read_members
 from headstart.ingest.decode import Encoded
-from headstart.ingest.tree import find_images
+from headstart.ingest.tree import PLAIN, Entry, Reading, find_images
 
 Read = Iterator[tuple[int, Encoded] | tuple[range, np.ndarray]]
 BLOCK_BYTES = 2**24
@@ -26,7 +27,8 @@ class Listing:
     """What a dataset holds before anything is decoded, one entry per image, in the order of the arrays to come.
 
     source: what messages call it; names: unique; labels: (N,) int64 into classes, -1 for unlabelled; splits: (N,) the
-    official split of each image, "train", "val", "test" ("train" for all where there is none) or "unlabelled";
+    official split of each image, "train", "val", "test" ("train" for all where there is none), or "unlabelled" for what
+    pretrains in train's place; of one split, unlabelled images stand behind labelled ones;
     num_bytes: of all images as stored. read(): yields (index, data) for every image in whatever order is cheap, data
     being an encoded file, a (H, W) or (H, W, 3) uint8 array, or the error that reading gave; or (range of indices,
     block) for consecutive images of one size, block being (n, H, W) or (n, H, W, 3) uint8. crop_bottom: rows of pixels
@@ -130,26 +132,46 @@ def digits(folder: Path) -> Listing:
     )
 
 
-def image_archive(path: Path) -> Listing:
-    """Return the images of a zip or tar archive, or of the only one in the folder `path`; layout: `find_images`."""
+def image_archive(path: Path, reading: Reading = PLAIN) -> Listing:
+    """Return the images of a zip or tar archive, or of the only one in the folder `path`, as the list beside it says.
+
+    Without a list: as `find_images` reads the archive.
+    """
+    listed = path / lists.LIST
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.is_file()]
+        files = [file for file in path.iterdir() if file.is_file() and file != listed]
         if len(files) != 1:
             raise UserError(f"{path}: must hold one archive, holds {len(files)} files; run stage download again")
         path = files[0]
     members = list_members(path)
-    entries = find_images(str(path), members)
+    entries = lists.read_entries(listed) if listed.is_file() else find_images(str(path), members, reading).entries
     index = {entry.name: number for number, entry in enumerate(entries)}
-    classes = sorted({entry.label for entry in entries})
-    class_index = {name: number for number, name in enumerate(classes)}
+    num_bytes = sum(member.size for member in members if member.name in index)
+    return of_entries(str(path), entries, num_bytes, functools.partial(_read, path, index))
+
+
+def of_entries(
+    source: str,
+    entries: Sequence[Entry],
+    num_bytes: int,
+    read: Callable[[], Read],
+    order: Sequence[str] | None = None,
+) -> Listing:
+    """Return the listing of images whose classes are the labels that there are; "" is none.
+
+    order: of the classes; else sorted, as texts.
+    """
+    labels = {entry.label for entry in entries} - {""}
+    classes = sorted(labels) if order is None else [name for name in order if name in labels]
+    places = {name: number for number, name in enumerate(classes)}
     return Listing(
-        source=str(path),
+        source=source,
         classes=classes,
         names=[entry.name for entry in entries],
-        labels=np.array([class_index[entry.label] for entry in entries], dtype=np.int64),
+        labels=np.array([places.get(entry.label, -1) for entry in entries], dtype=np.int64),
         splits=np.array([entry.split for entry in entries]),
-        num_bytes=sum(member.size for member in members if member.name in index),
-        read=functools.partial(_read, path, index),
+        num_bytes=num_bytes,
+        read=read,
     )
 
 
@@ -157,3 +179,12 @@ def _read(path: Path, index: dict[str, int]) -> Read:
     for name, data in read_members(path):
         if name in index:
             yield index[name], data
+
+
+def single(index: int | range, data: Encoded) -> Iterator[tuple[int, Encoded]]:
+    """Yield (index, image) of what `Listing.read` yields: of a block each of its images."""
+    if isinstance(index, range):
+        assert isinstance(data, np.ndarray)
+        yield from zip(index, data, strict=True)
+    else:
+        yield index, data

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -13,17 +15,18 @@ import joblib  # its workers do not import the main script
 import numpy as np
 
 from headstart.data import SPLITS, UNLABELLED
-from headstart.data.arrays import array_path
+from headstart.data.arrays import NAMES, array_path
 from headstart.errors import UserError
+from headstart.ingest.damage import DamagedError
 from headstart.ingest.decode import Encoded, Job, Stored, decode_whole, histogram, measure, quiet, store, store_quietly
-from headstart.ingest.formats import Listing
+from headstart.ingest.formats import Listing, single
 from headstart.randomness import numpy_generator
 
 CHUNK_IMAGES, CHUNK_BYTES = 64, 2**22
-LISTED = 100  # unreadable images that an error names
 # Below this, starting worker processes (half a second each) takes longer than they save
 SERIAL_IMAGES, SERIAL_BYTES = 3000, 2**24
 DIGEST_BYTES = 2**23
+HELD_OUT = 1000  # at most, of images without labels for val and for test: the others pretrain
 WHOLE = "full"  # stored_size: images are kept at full resolution too, for views to be cut from
 # Of an encoded image, on average: below this, threads wait for each other's Python more than they decode
 THREADS_BYTES = 2**13
@@ -62,14 +65,15 @@ class Packing:
 def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable[[int], object]) -> dict[str, Any]:
     """Write {train,val,test}_{images,labels,sizes}.npy into `folder` and return what is known about them.
 
-    Where the dataset has unlabelled images, unlabelled_*.npy too, with labels -1.
+    Unlabelled images have labels -1 and stand last in their split; where they pretrain in train's place, there are
+    unlabelled_*.npy too. Where images of the three splits are unlabelled, names.json tells all images' names by split.
 
     images: (N, S, S, 3) uint8; labels: (N,) int64; sizes: (N, 2) int64 original height and width. With stored_size
     WHOLE, where images are larger than they are trained on, also whole and starts of all splits but test: see
     data.arrays.Whole. Returned: classes, num_images by split, image_size, stored_size (S), crop_bottom (rows cut off),
     mean and std per channel of the stored train pixels in [0, 1], skipped (names of the unreadable images left out),
-    hash of all arrays. Leaving images out
-    changes nothing else: the arrays are those of a dataset without them. Raises UserError for unreadable images unless
+    hash of all arrays, and where there are any num_unlabelled by split. Leaving images out changes nothing else: the
+    arrays are those of a dataset without them. Raises UserError for unreadable images unless
     they may be skipped, for what makes a split impossible, and for a full disk. on_progress: called with the number of
     images done (negative before some are done again).
     """
@@ -85,7 +89,8 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
         if not stored.unreadable and side == right:
             break
         if stored.unreadable and not packing.skip_unreadable:
-            raise UserError(_unreadable(listing, stored.unreadable))
+            rows = [(listing.names[index], stored.unreadable[index]) for index in sorted(stored.unreadable)]
+            raise DamagedError(listing.source, rows, "repair or remove them, or set data.skip_unreadable")
         skipped |= stored.unreadable
         on_progress(-len(kept))
         kept, side = np.setdiff1d(kept, list(stored.unreadable)), right
@@ -93,6 +98,10 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
     for split in names:
         np.save(array_path(folder, split, "labels"), listing.labels[kept][splits == split])
         np.save(array_path(folder, split, "sizes"), sizes[splits == split])
+    unlabelled = {split: int((listing.labels[kept][splits == split] < 0).sum()) for split in SPLITS}
+    if any(unlabelled.values()):  # whose features are wanted by name
+        called = {split: [listing.names[index] for index in kept[splits == split].tolist()] for split in SPLITS}
+        (folder / NAMES).write_text(json.dumps(called, ensure_ascii=True) + "\n", encoding="utf-8")
     whole = packing.stored_size == WHOLE and side > packing.image_size
     if whole:
         _store_whole(listing, kept, splits, sizes, folder)
@@ -106,7 +115,9 @@ def pack(listing: Listing, folder: Path, packing: Packing, on_progress: Callable
         "mean": mean,
         "std": std,
         "skipped": [listing.names[index] for index in sorted(skipped)],
-        "hash": _digest(folder, names, whole),
+        "hash": digest_arrays(folder, names, whole),
+        # what all others are without: their meta.json, and so their arrays' digest, stays as it was
+        **({"num_unlabelled": unlabelled} if any(unlabelled.values()) else {}),
     }
 
 
@@ -114,7 +125,7 @@ def _split_names(listing: Listing) -> list[str]:
     return [*SPLITS, *([UNLABELLED] if UNLABELLED in listing.splits else [])]
 
 
-def _cut_from(splits: list[str]) -> list[str]:
+def _cut_from(splits: Sequence[str]) -> list[str]:
     """The splits that views are cut from: all but test."""
     return [split for split in splits if split != "test"]
 
@@ -146,32 +157,38 @@ def assign_splits(listing: Listing, kept: np.ndarray, packing: Packing) -> np.nd
     """Return the split of each kept image: the official one, and a seeded share of train for a missing one.
 
     kept: indices into the listing. Shares are taken class by class, rounded to whole images, at least one, and leave at
-    least one. Raises UserError for a class too small to be split (3 images) or without an image in some split.
+    least one; unlabelled images stay where they are, but where all are unlabelled these are one class, and a share is
+    HELD_OUT images at most. Raises UserError for a class too small to be split (an image for each split) or without an
+    image in some split.
     """
     labels, splits = listing.labels[kept], listing.splits[kept].astype("U10")
+    if not listing.classes:
+        labels = np.where(splits == UNLABELLED, -1, 0)
+    classes = [f"class {name!r}" for name in listing.classes] or ["it"]
     made = [split for split in ("test", "val") if split not in listing.splits]
-    for name, count in zip(listing.classes, _counts(listing, labels[splits == "train"]), strict=True):
-        if made and count < 3:
+    for name, count in zip(classes, _counts(classes, labels[splits == "train"]), strict=True):
+        if made and count <= len(made):
             raise UserError(
-                f"{listing.source}: class {name!r} has {count} usable train images, at least 3 are needed to split off "
-                f"{' and '.join(made)}; add images or remove the class"
+                f"{listing.source}: {name} has {count} usable train images, at least {1 + len(made)} are needed to "
+                f"split off {' and '.join(made)}; add images{' or remove the class' if listing.classes else ''}"
             )
     for split in made:
         fraction = packing.test_fraction if split == "test" else packing.val_fraction
         random = numpy_generator(packing.seed, "split", split)
-        for label in range(len(listing.classes)):
+        for label in range(len(classes)):
             rows = np.flatnonzero((splits == "train") & (labels == label))
             most = len(rows) - len(made) + made.index(split)
+            most = most if listing.classes else min(most, HELD_OUT)
             splits[random.permutation(rows)[: min(max(1, round(fraction * len(rows))), most)]] = split
     for split in SPLITS:
-        for name, count in zip(listing.classes, _counts(listing, labels[splits == split]), strict=True):
+        for name, count in zip(classes, _counts(classes, labels[splits == split]), strict=True):
             if not count:
-                raise UserError(f"{listing.source}: class {name!r} has no usable image in {split}; add some or drop it")
+                raise UserError(f"{listing.source}: {name} has no usable image in {split}; add some or drop it")
     return splits
 
 
-def _counts(listing: Listing, labels: np.ndarray) -> list[int]:
-    return np.bincount(labels, minlength=len(listing.classes)).tolist()
+def _counts(classes: list[str], labels: np.ndarray) -> list[int]:
+    return np.bincount(labels[labels >= 0], minlength=len(classes)).tolist()
 
 
 def _store_all(
@@ -193,7 +210,7 @@ def _store_all(
     for split, file in files.items():
         mask = of == split
         rows[mask] = np.arange(mask.sum())
-        np.lib.format.open_memmap(file, "w+", np.uint8, (int(mask.sum()), side, side, 3))
+        _create(file, (int(mask.sum()), side, side, 3))
     total = Stored({}, {}, np.zeros((3, 256), dtype=np.int64))
 
     def add(part: Stored) -> None:
@@ -231,14 +248,14 @@ def _store_whole(listing: Listing, kept: np.ndarray, splits: np.ndarray, sizes: 
                 "data.stored_size pixels"
             )
         np.save(array_path(folder, split, "starts"), starts.astype(np.int64))
-        arrays[split] = np.lib.format.open_memmap(array_path(folder, split, "whole"), "w+", np.uint8, (need,))
+        arrays[split] = _create(array_path(folder, split, "whole"), (need,))
         places[kept[mask]], of[kept[mask]] = starts, split
 
     def write(index: int, data: Encoded) -> None:
         pixels = decode_whole(data, listing.crop_bottom)
         arrays[str(of[index])][places[index] : places[index] + pixels.size] = pixels.reshape(-1)
 
-    images = (single for item in listing.read() for single in _single(*item))
+    images = (one for item in listing.read() for one in single(*item))
     with quiet():
         # order does not matter; few are read ahead
         for _ in joblib.Parallel(-1, backend="threading", return_as="generator_unordered")(
@@ -249,13 +266,13 @@ def _store_whole(listing: Listing, kept: np.ndarray, splits: np.ndarray, sizes: 
         array.flush()
 
 
-def _single(index: int | range, data: Encoded) -> Iterator[tuple[int, Encoded]]:
-    """Yield (index, image) of what a listing reads: of a block each of its images."""
-    if isinstance(index, range):
-        assert isinstance(data, np.ndarray)
-        yield from zip(index, data, strict=True)
-    else:
-        yield index, data
+def _create(file: Path, shape: tuple[int, ...]) -> np.memmap:
+    """Make a mapped array of bytes that has its room on the disk: on a full one, writing would end the process."""
+    array = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with file.open("rb+") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    return array
 
 
 def _until_failure(chunks: Iterator[list[Job]], failures: list[Exception]) -> Iterator[list[Job]]:
@@ -274,7 +291,7 @@ def _jobs(
         if isinstance(index, range) and isinstance(data, np.ndarray) and data.shape[1:3] == (side, side):
             on_block(index, data)
             continue
-        for one, image in _single(index, data):
+        for one, image in single(index, data):
             if rows[one] >= 0:
                 yield Job(one, str(of[one]), int(rows[one]), image)
 
@@ -321,14 +338,6 @@ def _num_bytes(data: Encoded) -> int:
     return 0 if isinstance(data, Exception) else len(data)
 
 
-def _unreadable(listing: Listing, reasons: dict[int, str]) -> str:
-    first = sorted(reasons)[:LISTED]
-    named = ", ".join(f"{listing.names[index]} ({reasons[index]})" for index in first)
-    more = f" and {len(reasons) - len(first)} more" if len(reasons) > len(first) else ""
-    advice = "repair or remove them, or set data.skip_unreadable"
-    return " ".join(f"{listing.source}: {len(reasons)} unreadable: {named}{more}; {advice}".split())
-
-
 def _moments(histogram: np.ndarray) -> tuple[list[float], list[float]]:
     """Return mean and population standard deviation of each channel, exact but for the last rounding."""
     values = np.arange(256) / 255
@@ -338,7 +347,7 @@ def _moments(histogram: np.ndarray) -> tuple[list[float], list[float]]:
     return mean.tolist(), std.tolist()
 
 
-def _digest(folder: Path, splits: list[str], whole: bool) -> str:
+def digest_arrays(folder: Path, splits: Sequence[str], whole: bool) -> str:
     """Return a digest of all arrays: of their blocks' digests, so that all cores take part."""
     files = [array_path(folder, split, part) for split in splits for part in ("images", "labels", "sizes")]
     if whole:

@@ -10,7 +10,7 @@ from typing import Annotated
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-from headstart.errors import UserError
+from headstart.errors import HIDDEN, UserError, masked, of_system
 from headstart.ingest.transfer import (
     BLOCK,
     Patience,
@@ -98,7 +98,7 @@ def fetch_archives(
         for archive in archives:
             _place(sources.parts / archive.file, folder / archive.file)
     except OSError as error:
-        raise UserError(f"{error.filename or sources.parts}: {error.strerror or error}") from None
+        raise of_system(error, sources.parts) from None
 
 
 def _present(archive: Archive, sources: Sources) -> int:
@@ -231,11 +231,7 @@ def _shown(source: Path | str) -> str:
     """A source as messages name it: without a password, and without a query, which may hold one."""
     if isinstance(source, Path):
         return str(source)
-    try:
-        parts = urlsplit(source)
-    except ValueError:
-        return "a malformed URL"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return masked(source).replace(f"{HIDDEN}@", "").replace(f"?{HIDDEN}", "").partition("#")[0]
 
 
 def _check(archive: Archive, path: Path) -> None:

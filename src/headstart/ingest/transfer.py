@@ -3,6 +3,7 @@
 Beside `<file>.part` lies `<file>.part.json`: of which version of which URL it is the beginning (ETag, Last-Modified).
 """
 
+import hashlib
 import http.client
 import json
 import random
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.errors import UserError
+from headstart.errors import UserError, fitted, for_people, masked
+from headstart.errors import reason as reason_of
 
 if TYPE_CHECKING:
     import requests
 
 BLOCK = 2**20
 RETRIED = (408, 425, 429)  # and all from 500 on; other refusals will be the same in a minute
+MOST_BYTES = 2**35  # of a file whose size neither datasets.yaml nor the host tells: no archive here has half of it
 AGENT = "headstart (research; downloads data sets once)"
 
 
@@ -159,7 +162,11 @@ class Transfer:
             label = json.loads(label_of(self.part).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return label if isinstance(label, dict) and label.get("url") == self.url else {}
+        return label if isinstance(label, dict) and label.get("of") == self._of() else {}
+
+    def _of(self) -> str:
+        """What tells this URL from others without saying it: it may hold a password or a token."""
+        return hashlib.sha256(self.url.encode()).hexdigest()
 
     def _receive(self, response: "requests.Response", offset: int, label: dict[str, Any]) -> None:
         """Write what a response brings behind what is there, or in its place."""
@@ -179,10 +186,17 @@ class Transfer:
         rest = response.raw.length_remaining  # by Content-Length; None where it is sent in chunks or until the end
         size = None if rest is None else offset + rest
         self._check_length(response, size)
+        if self.size is None and size is not None and size > MOST_BYTES:
+            raise UnavailableError(f"offers {size} bytes, more than {MOST_BYTES}")
         check_space(self.part.parent, rest or 0, self.part.stem)
         if not offset:
             drop(self.part)
-            kept = {"url": self.url, "etag": _etag(response), "modified": response.headers.get("Last-Modified")}
+            kept = {
+                "url": masked(self.url),
+                "of": self._of(),
+                "etag": _etag(response),
+                "modified": response.headers.get("Last-Modified"),
+            }
             label_of(self.part).write_text(json.dumps({**kept, "size": size}), encoding="utf-8")
         self.pieced = offset > 0
         self._copy(response.raw, offset, size)
@@ -207,15 +221,16 @@ class Transfer:
     def _copy(self, raw: Any, position: int, size: int | None) -> None:
         """Append a response's bytes as they come, watching their rate."""
         limit = self.size if self.size is not None else size
+        most = MOST_BYTES if limit is None else limit
         raw.enforce_content_length = False  # said below, in words
         self.on_position(position)
         marked, since = position, time.monotonic()
         with self.part.open("ab") as file:
             while block := raw.read1(BLOCK, decode_content=False):
                 position += len(block)
-                if limit is not None and position > limit:
+                if position > most:
                     drop(self.part)
-                    raise UnavailableError(f"sends more than {limit} bytes")
+                    raise UnavailableError(f"sends more than {most} bytes")
                 file.write(block)
                 file.flush()  # what a kill leaves is all that came
                 self.on_position(position)
@@ -233,13 +248,14 @@ def _check_status(response: "requests.Response", offset: int) -> None:
     if status in RETRIED or status >= 500:
         raise _PassingError(f"answers {status}", _retry_after(response))
     if status != 200 and not (status == 206 and offset):
-        raise UnavailableError(f"answers {status} {response.reason or ''}".strip())
+        said = fitted(" ".join(for_people(response.reason or "").split()), 80)
+        raise UnavailableError(f"answers {status} {said}".strip())
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
         raise UnavailableError("answers with an HTML page")
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     # some hosts say gzip of a .tar.gz as it lies there; anything else would be a wrapping that was not asked for
     if encoding != "identity" and not response.url.partition("?")[0].endswith((".gz", ".tgz")):
-        raise UnavailableError(f"sends it with Content-Encoding {encoding}, though asked not to")
+        raise UnavailableError(f"sends it with Content-Encoding {fitted(encoding, 40)}, though asked not to")
 
 
 def _etag(response: "requests.Response") -> str | None:
@@ -263,5 +279,4 @@ def _root(error: BaseException) -> str:
     """The first cause of a chain of errors, in one line: Connection refused, timed out, ..."""
     while inner := error.__cause__ or error.__context__:
         error = inner
-    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
-    return " ".join(text.split())
+    return reason_of(error)

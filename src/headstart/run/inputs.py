@@ -18,15 +18,18 @@ import psutil
 import tqdm
 
 from headstart import settings
+from headstart.data import SPLITS, UNLABELLED
 from headstart.errors import UserError
+from headstart.ingest.bring import META
 from headstart.lock import made_with
 from headstart.run import files, paths
 from headstart.run.params import Params, to_params
-from headstart.settings import DATASETS, PARAMS, Tree
+from headstart.settings import DATASETS, PARAMS, SAME, Tree
 
 SESSION = Path(".dvc/tmp/headstart.json")  # of the working copy: a temporary experiment has its own
 SESSION_IGNORES = ("device", "tracking")
 ADVICE = "put it back or run again"
+VERIFIED_BYTES = 2**30
 
 
 class Inputs:
@@ -43,6 +46,17 @@ class Inputs:
         self.code = settings.code_of(stage)
         self._warned = False
         _check_session(self.params.settings)
+        if (arrays := self._arrays()) and os.environ.get("RANK", "0") == "0":
+            check_arrays(arrays)
+
+    def _arrays(self) -> Path | None:
+        """The folder of the prepared arrays that the stage reads, if it reads some."""
+        if self.stage in ("train_simclr", "fit_probe", "fit_baselines"):
+            return paths.prepared(self.dataset)
+        if self.stage == "pretrain_autoencoder":
+            other = self.params.projector.autoencoder_dataset
+            return paths.prepared(self.dataset) if other == SAME else paths.source(other)
+        return paths.target(self.name.removeprefix(f"{self.dataset}-on-")) if self.stage == "transfer" else None
 
     def change(self) -> str:
         """Return in words what differs now from what the stage read, empty where nothing does."""
@@ -122,6 +136,28 @@ def read_used(params: Params) -> dict[str, dict[str, Any]]:
         stage: {name: files.read_json(paths.used(stage, name), made_by=stage) for name in names}
         for stage, names in wanted.items()
     }
+
+
+def check_arrays(folder: Path) -> None:
+    """Raise UserError where prepared arrays are not those whose digest their meta.json has.
+
+    Not for arrays above VERIFIED_BYTES, which would cost each stage seconds, nor for those that have no digest.
+    """
+    if not (folder / META).is_file():
+        return
+    meta = files.read_json(folder / META, made_by="prepare")
+    sizes = [path.stat().st_size for path in folder.glob("*.npy")]
+    if not isinstance(meta, dict) or "hash" not in meta or sum(sizes) > VERIFIED_BYTES:
+        return
+    from headstart.ingest.pack import digest_arrays
+
+    try:
+        splits = [name for name in (*SPLITS, UNLABELLED) if name in meta["num_images"]]
+        right = digest_arrays(folder, splits, any(folder.glob("*_whole.npy"))) == meta["hash"]
+    except FileNotFoundError:
+        right = False
+    if not right:
+        raise UserError(f"{folder}: not the arrays whose digest {META} has: damaged; remove the folder, then dvc repro")
 
 
 def _stamps() -> list[tuple[int, int]]:

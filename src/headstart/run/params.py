@@ -11,16 +11,18 @@ import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import pydantic
 import pydantic.dataclasses
 
 from headstart import settings
 from headstart.data.views import Views
-from headstart.errors import UserError
+from headstart.errors import UserError, brief, reason
 from headstart.evaluation.probe import Probe
 from headstart.ingest import decoders
-from headstart.ingest.decoders import About, Chosen, KnownDecoder
+from headstart.ingest.about import About
+from headstart.ingest.decoders import Chosen, KnownDecoder
 from headstart.ingest.sources import Archive
 from headstart.knobs import OneOf, Range, nearest
 from headstart.models.autoencoder import AUTOENCODERS
@@ -72,11 +74,12 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Whether to mirror runs in MLflow, into which experiment, and whether with the trained backbone."""
+    """Whether to mirror runs in MLflow, into which experiment, whether with the backbone, and registered as what."""
 
     enabled: bool
     experiment: str
     log_model: bool
+    registered_model: str | None = None
 
 
 # nested standard dataclasses take over this configuration
@@ -115,10 +118,18 @@ class Params:
 
     def backbone_here(self) -> Backbone:
         """Return the backbone's settings; a relative path of weights starts at the main workspace, as all paths do."""
+        from headstart.run.tensors import check_weights
+
         weights = self.backbone.weights
         if weights in ("none", "imagenet1k"):
             return self.backbone
-        return replace(self.backbone, weights=str(paths.main_workspace() / Path(weights).expanduser()))
+        try:
+            path = paths.main_workspace() / Path(weights).expanduser()
+            if path.is_file():
+                check_weights(path)
+        except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, with a zero byte
+            raise UserError(_line("backbone.weights", weights, f"cannot be read: {reason(error)}")) from None
+        return replace(self.backbone, weights=str(path))
 
 
 def load_params(root: Path = Path()) -> Params:
@@ -126,16 +137,32 @@ def load_params(root: Path = Path()) -> Params:
     return to_params(settings.read_settings(root))
 
 
-def to_params(tree: Tree) -> Params:
-    """Return the validated settings of a tree as the files hold it; raises UserError as `load_params` does."""
-    if "recipe" not in tree[PARAMS]:
-        raise UserError(f"{PARAMS}: recipe: missing key")
-    recipe = tree[PARAMS]["recipe"]
+def to_params(tree: Tree, every_recipe: bool = True) -> Params:
+    """Return the validated settings of a tree as the files hold it; raises UserError as `load_params` does.
+
+    every_recipe: values for the recipes that are not active are validated too, each by itself.
+    """
     try:
-        OneOf(RECIPES).check(recipe)
-    except ValueError as error:
-        raise UserError(_line("recipe", recipe, str(error))) from None
-    values = settings.resolved(tree)
+        if "recipe" not in tree[PARAMS]:
+            raise UserError(f"{PARAMS}: recipe: missing key")
+        recipe = tree[PARAMS]["recipe"]
+        try:
+            OneOf(RECIPES).check(recipe)
+        except ValueError as error:
+            raise UserError(_line("recipe", recipe, str(error))) from None
+        params = _validated(tree, recipe)
+        _check_references(params)
+        for other in RECIPES if every_recipe else ():
+            if other != recipe:
+                _check_other(tree, recipe, other)
+        return params
+    except UserError as error:
+        raise UserError(str(error), settings.LINE) from None
+
+
+def _validated(tree: Tree, recipe: str) -> Params:
+    """The settings for a recipe, each value validated by itself."""
+    values = settings.resolved({**tree, PARAMS: {**tree[PARAMS], "recipe": recipe}})
     rows = {name: block for name, block in values[DATASETS].items() if name != SAME}
     for name, block in rows.items():
         if not isinstance(block, dict):
@@ -145,8 +172,56 @@ def to_params(tree: Tree) -> Params:
         params = _ADAPTER.validate_json(json.dumps(whole, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise UserError(_explain(error)) from None
-    _check_references(params)
+    _check_limits(values)
+    for name, row in params.rows.items():
+        if row.views not in params.views:
+            allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
+            raise UserError(_line(f"{DATASETS}:{name}.views", row.views, allowed))
+        _check_arguments(name, row.decoder)
     return params
+
+
+def _check_other(tree: Tree, recipe: str, other: str) -> None:
+    """Validate what another recipe than the active one has of its own."""
+    blocks = {
+        name: block
+        for name, block in tree[DATASETS].items()
+        if settings.of_recipe(block, other, DATASETS, name) != settings.of_recipe(block, recipe, DATASETS, name)
+    }
+    try:
+        _validated({**tree, DATASETS: blocks}, other)
+    except UserError as error:
+        raise UserError(f"{error} (recipe {other})") from None
+
+
+def _check_limits(values: Tree) -> None:
+    """Raise UserError for a number that nobody means: each is a limit of sense, not of what would run."""
+    params, blocks = settings.leaves(values[PARAMS]), values[DATASETS].items()
+    batches = ((f"{DATASETS}:{name}.batch_size", block["batch_size"]) for name, block in blocks if name != SAME)
+    for key, value in (*params, *batches):
+        most = LIMITS.get(key.partition(":")[0] if ":" in key else key, MOST)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, int | float) and abs(item) > most:
+                raise UserError(_line(key, item, f"must be at most {most:g}"))
+
+
+MOST = 1e9  # of a number in params.yaml, but for these
+FLOAT32 = 3e38
+LIMITS = {
+    "seed": 2**63 - 1,
+    "simclr.epochs": 100_000,
+    "simclr.warmup_epochs": 100_000,
+    "simclr.learning_rate": FLOAT32,
+    "simclr.num_processes": 1024,
+    "autoencoder.epochs": 100_000,
+    "autoencoder.batch_size": 2**20,
+    "autoencoder.learning_rate": FLOAT32,
+    "probe.few_labels": 1_000_000,
+    "probe.few_draws": 10_000,
+    "probe.finetune_epochs": 100_000,
+    "data.stored_size": 2**14,
+    DATASETS: 2**20,  # a batch
+}
 
 
 # JSON mode: the only strict mode that makes dataclasses of mappings, and still takes no "3" for 3
@@ -217,11 +292,12 @@ def _known_keys(where: list[str]) -> list[str]:
 
 
 def _line(key: str, value: Any, allowed: str) -> str:
-    return f"{settings.file_and_key(key)}: {value!r} {allowed}"
+    return f"{settings.file_and_key(key)}: {brief(value)} {allowed}"
 
 
 def _check_references(params: Params) -> None:
     """What no single key can tell: names that must exist elsewhere in the file."""
+    settings.check_names(params.settings)
     if not params.datasets:
         raise UserError(_line("datasets", params.datasets, "must name at least one dataset"))
     if len(set(params.datasets)) != len(params.datasets):
@@ -232,11 +308,6 @@ def _check_references(params: Params) -> None:
     _check_mirror(params.data.mirror)
     if "mean" in params.rows:
         raise UserError(f"{DATASETS}: mean: no name for a dataset: metrics.json has its mean over datasets there")
-    for name, row in params.rows.items():
-        if row.views not in params.views:
-            allowed = f"must be one of {', '.join(params.views)}{nearest(row.views, params.views)}"
-            raise UserError(_line(f"{DATASETS}:{name}.views", row.views, allowed))
-        _check_arguments(name, row.decoder)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", params.device):
         raise UserError(_line("device", params.device, "must be auto, cpu, cuda or cuda:N"))
     _check_probe(params)
@@ -259,10 +330,18 @@ def _argument_adapter(decoder: str, argument: str) -> pydantic.TypeAdapter[Any]:
 
 
 def _check_mirror(mirror: str | None) -> None:
-    if mirror is not None and not re.fullmatch(r"(https?|file)://\S+", mirror):
-        raise UserError(
-            _line("data.mirror", mirror, "must be null or a URL that begins with http://, https:// or file://")
-        )
+    if mirror is None:
+        return
+    allowed = "must be null or a URL that begins with http://, https:// or file://"
+    if not re.fullmatch(r"(https?|file)://\S+", mirror):
+        raise UserError(_line("data.mirror", mirror, allowed))
+    try:
+        parts = urlsplit(mirror)
+        right = parts.scheme == "file" or bool(parts.hostname and (parts.port is None or parts.port > 0))
+    except ValueError:
+        right = False
+    if not right:
+        raise UserError(_line("data.mirror", mirror, f"{allowed}, and names a host; in a password / is %2F and @ %40"))
 
 
 def _check_projector(params: Params) -> None:

@@ -11,6 +11,7 @@ ALL = Path(RECORD)  # every number, and what made it
 REPORT = Path("metrics/report.md")
 PAGE = Path("metrics/report.html")
 PLOTS = Path("metrics/plots")
+CARDS = Path("metrics/cards")  # <dataset>.md
 
 
 def main_workspace() -> Path:
@@ -34,6 +35,11 @@ def shared() -> Path:
     return Path(os.environ.get("HEADSTART_SHARED") or scratch())
 
 
+def own() -> tuple[Path, ...]:
+    """Return the folders below which everything is this pipeline's, to be replaced and removed."""
+    return (*(Path(name) for name in ("data", "models", "metrics", ".cache")), scratch(), shared())
+
+
 def mlflow_store() -> Path:
     """Return the SQLite file that is MLflow's store where MLFLOW_TRACKING_URI names none."""
     return main_workspace() / "mlflow.db"
@@ -42,6 +48,11 @@ def mlflow_store() -> Path:
 def mlflow_artifacts() -> Path:
     """Return the folder of the artifacts of that store's runs."""
     return main_workspace() / "mlartifacts"
+
+
+def unreadable(dataset: str) -> Path:
+    """Return the file that lists the images of a dataset which could not be decoded."""
+    return scratch() / "unreadable" / f"{dataset}.csv"
 
 
 def downloads() -> Path:

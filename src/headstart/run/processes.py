@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from headstart.errors import UserError
+from headstart.errors import UserError, of_system
 from headstart.memory import keep_freed_memory
 from headstart.precision import use_ieee_float32
 from headstart.training.distributed import ALONE, Group
@@ -75,6 +75,14 @@ def check_devices(device: torch.device, num: int) -> None:
         )
 
 
+def check_cores(device: torch.device, num: int) -> None:
+    """Raise UserError where `num` processes would share fewer cores than they are: gloo's would wait for each other."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max(cores, 2)  # two on one core are slow, and right
+    if device.type == "cpu" and num > most:
+        raise UserError(f"params.yaml: simclr.num_processes: {num} must be at most {most}, the CPU cores at hand")
+
+
 def launch(stage: str, dataset: str, num: int) -> None:
     """Run a stage on a dataset as `num` processes of this machine, which divide its threads, and wait for them.
 
@@ -118,6 +126,7 @@ def sharing(
     if num > 1 and not launched():
         check_batch(dataset, batch_size, num)
         check_devices(device, num)
+        check_cores(device, num)
         launch(stage, dataset, num)
         yield None, device
         return
@@ -144,10 +153,11 @@ def joined(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
             dist.init_process_group("gloo")
         yield Group(dist.get_rank(), dist.get_world_size()), device
         dist.destroy_process_group()
-    except (UserError, KeyboardInterrupt, RuntimeError) as error:
+    except (UserError, KeyboardInterrupt, RuntimeError, OSError) as caught:
+        error = of_system(caught) if isinstance(caught, OSError) else caught
         if _is_told(error):
             raise SystemExit(1) from None
-        raise
+        raise error from None
 
 
 def _is_told(error: BaseException) -> bool:

@@ -2,16 +2,27 @@
 
 import argparse
 import inspect
+import os
+import sqlite3
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import tqdm
 
-from headstart.errors import UserError
+from headstart.errors import UserError, for_people, of_system
+
+
+class CommandLine(argparse.ArgumentParser):
+    """argparse's parser, whose complaints are one line and exit status 1, as all of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the message and where the options are told."""
+        sys.exit(f"error: {UserError(message)}; {self.prog} --help")
 
 
 def run_stage(main: Callable[..., None]) -> None:
@@ -19,16 +30,50 @@ def run_stage(main: Callable[..., None]) -> None:
 
     What a user can cause ends in one line on stderr and exit status 1, without a traceback.
     """
-    description = inspect.getdoc(sys.modules[main.__module__]) or ""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    module = inspect.getmodule(main)
+    description = inspect.getdoc(module) or ""
+    # help only where nothing else is asked for: a dataset that is called -h would end a stage as if it had succeeded
+    alone = sys.argv[1:] in (["-h"], ["--help"])
+    stage = getattr(getattr(module, "__spec__", None), "name", sys.argv[0])
+    parser = CommandLine(prog=f"python -m {stage}", description=description.partition("\n")[0], add_help=alone)
     for name, parameter in inspect.signature(main).parameters.items():
         parser.add_argument(f"--{name}", type=parameter.annotation, required=True)
-    try:
+    with ending("interrupted; run the same command again to go on"):
         main(**vars(parser.parse_args()))
+
+
+@contextmanager
+def ending(interrupted: str) -> Iterator[None]:
+    """Surround a command: what a user or the system causes ends it with one line on stderr and exit status 1.
+
+    interrupted: what is said where it is interrupted.
+    """
+    try:
+        yield
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("error: interrupted; run the same command again to go on")
+        sys.exit(f"error: {interrupted}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full or read-only disk, a file that is no such, a folder in its place
+        end_output()
+        sys.exit(f"error: {of_system(error)}")
+    except subprocess.CalledProcessError as error:
+        said = str(error.stderr or "").strip().splitlines() or [f"exit status {error.returncode}"]
+        sys.exit(f"error: {UserError(f'{error.cmd[0]} {error.cmd[1]}: {said[-1]}')}")
+    except sqlite3.Error as error:  # DVC's and MLflow's files, on a disk that is full or read-only
+        sys.exit(f"error: {UserError(f'a database in .dvc/tmp or mlflow.db: {error}')}")
+    except MemoryError as error:
+        sys.exit(f"error: not enough memory ({UserError(str(error) or 'MemoryError')}); lower sizes or batches")
+
+
+def end_output() -> None:
+    """Send what is still to be printed nowhere, where standard output takes no more: a full disk, a closed pipe."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Follower:
@@ -80,9 +125,9 @@ class Stopwatch:
         return statistics.median(self.laps) if self.laps else float("nan")
 
 
-def say(text: str) -> None:
-    """Print a line of progress at once, above any bar."""
-    tqdm.tqdm.write(text)
+def say(text: str, end: str = "\n") -> None:
+    """Print lines at once, above any bar, as people may see them: see errors.for_people."""
+    tqdm.tqdm.write(for_people(text), end=end)
     sys.stdout.flush()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from headstart.study import figures, rows, sections, tables, writing
+from headstart.study import figures, protocols, rows, sections, tables, writing
 from headstart.study.claims import Answer, sensitivity
 from headstart.study.claims.verdict import CANNOT_TELL, REFUTED, SUPPORTED, Verdict
 from headstart.study.lines import Line
@@ -122,10 +122,12 @@ def _claim(answer: Answer, margin: float) -> Section:
         )
         for runs, verdict in answer.verdicts
     )
-    blocks: list[Block] = [Chips(chips), Text(answer.everything.reason)]
+    held = answer.everything.reason != answer.reason
+    told = f"{answer.reason} Which runs cannot tell, and why: the section above." if held else answer.reason
+    blocks: list[Block] = [Chips(chips), Text(told)]
     figure = figures.effects(answer, margin)
     blocks += [figure] if figure else []
-    if answer.without_failed and answer.without_failed.reason != answer.everything.reason:
+    if answer.without_failed and not held and answer.without_failed.reason != answer.everything.reason:
         blocks.append(Text(f"Without failed runs: {answer.without_failed.reason}", "note"))
     if answer.everything.decide:
         blocks += [Text("What would decide it:"), Points(tuple(map(_command, answer.everything.decide)))]
@@ -207,38 +209,76 @@ def _cost_row(name: str, part: pd.DataFrame) -> dict[str, str]:
     }
 
 
+# heading -> column, of what may differ between runs; what is equal in all of them stands in the caption
+_AXES = {
+    "dataset": "dataset",
+    "init": "projector_init",
+    "first layer": "first",
+    "hidden": "projector_hidden_dim",
+    "out": "projector_out_dim",
+    "layers": "projector_num_layers",
+    "position": "projector_position",
+    "norm": "projector_norm",
+    "activation": "projector_activation",
+    "autoencoder": "autoencoder_arch",
+    "autoencoder of": "autoencoder_dataset",
+    "standardised": "standardised",
+    "learning rate": "learning_rate",
+    "setting": "setting",
+    "seed": "seed",
+}
+# heading -> column, digits, factor
+_NUMBERS = {
+    "test top-1, %": ("probe_test_top1", ".2f", 100.0),
+    "5 labels, %": ("probe_few5", ".2f", 100.0),
+    "20 neighbours, %": ("probe_knn20", ".2f", 100.0),
+    "val top-1, %": ("probe_val_top1", ".2f", 100.0),
+    "train loss": ("train_loss", ".3f", 1.0),
+    "val loss": ("val_loss", ".3f", 1.0),
+    "hours": ("wall_seconds", ".2f", 1 / 3600),
+    "images/s": ("images_per_second", ".0f", 1.0),
+}
+
+
 def _runs(runs: pd.DataFrame, notes: Sequence[str]) -> tuple[Block, ...]:
-    numeric = {"hidden", "out", "seed", "test top-1, %", "val top-1, %", "train loss", "val loss", "hours", "images/s"}
-    choose = {"dataset", "init", "first layer", "hidden", "out", "activation", "standardised", "seed", "failed"}
-    records = [_run(row) for row in runs.to_dict("records")]
-    columns = tuple(Column(title, title in numeric, title in choose) for title in records[0])
-    cells = tuple(
-        tuple(Chip(cell, "no") if cell == "failed" else cell for cell in record.values()) for record in records
+    told, common = _axes(runs)
+    numbers = {title: row for title, row in _NUMBERS.items() if runs[row[0]].notna().any()}
+    numeric = {*numbers, *(title for title in told if pd.api.types.is_numeric_dtype(told[title]))}
+    cells = {title: [_axis_word(value) for value in told[title]] for title in told}
+    for title, (column, style, factor) in numbers.items():
+        cells[title] = [writing.number(factor * float(value), style) for value in runs[column]]
+    cells["failed"] = ["failed" if failed else "no" for failed in runs["failed"]]
+    columns = tuple(Column(title, title in numeric, title in told or title == "failed") for title in cells)
+    named = [str(name) or writing.UNKNOWN for name in runs["run"]]
+    lines = zip(named, *cells.values(), strict=True)
+    caption = f"Every finished run. {common}{figures.stands_on(runs)}"
+    listed = Table(
+        "runs-table",
+        caption,
+        (Column("run"), *columns),
+        tuple(tuple(Chip(cell, "no") if cell == "failed" else cell for cell in line) for line in lines),
+        searchable=True,
+        brief=len(runs) > 100,
     )
-    caption = f"Every finished run. {figures.stands_on(runs)}"
-    listed = Table("runs-table", caption, columns, cells, searchable=True, brief=len(records) > 100)
     return (*((Points(tuple(notes)),) if notes else ()), listed)
 
 
-def _run(row: dict[str, object]) -> dict[str, str]:
-    def cell(name: str, style: str, factor: float = 1.0) -> str:
-        return writing.number(factor * float(str(row[name])), style)
+def _axes(runs: pd.DataFrame) -> tuple[dict[str, pd.Series], str]:
+    """What differs between runs, by heading, and a sentence on what does not."""
+    table = runs.assign(
+        first=runs["projector_frozen"].map({True: "frozen", False: "trainable"}),
+        standardised=runs["standardize"].map({True: "yes", False: "no"}),
+        setting=protocols.groups(runs).str.partition(", ")[2],
+    )
+    told = {title: table[column] for title, column in _AXES.items()}
+    several = {title: values for title, values in told.items() if values.nunique(dropna=False) > 1}
+    same = [
+        f"{title} {word}"
+        for title, values in told.items()
+        if title not in several and (word := _axis_word(values.iloc[0])) not in ("", writing.UNKNOWN)
+    ]
+    return several, f"All: {', '.join(same)}. " if same else ""
 
-    return {
-        "dataset": str(row["dataset"]),
-        "init": str(row["projector_init"]),
-        "first layer": "frozen" if row["projector_frozen"] else "trainable",
-        "hidden": str(row["projector_hidden_dim"]),
-        "out": str(row["projector_out_dim"]),
-        "activation": str(row["projector_activation"]),
-        "standardised": "yes" if row["standardize"] else "no",
-        "seed": str(row["seed"]),
-        "test top-1, %": cell("probe_test_top1", ".2f", 100),
-        "val top-1, %": cell("probe_val_top1", ".2f", 100),
-        "train loss": cell("train_loss", ".3f"),
-        "val loss": cell("val_loss", ".3f"),
-        "hours": cell("wall_seconds", ".2f", 1 / 3600),
-        "images/s": cell("images_per_second", ".0f"),
-        "failed": "failed" if row["failed"] else "no",
-        "run": str(row["run"]),
-    }
+
+def _axis_word(value: object) -> str:
+    return writing.number(value, "g") if isinstance(value, float) else str(value)

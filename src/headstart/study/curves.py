@@ -7,12 +7,15 @@ from headstart.study.lines import Line, Plot, Points
 CURVES = "metrics/plots/simclr_loss.csv"  # as the report stage writes it, in every finished experiment's commit
 
 
-def curve(run: str, dataset: str, arm: str, seed: int, rows: Iterable[Mapping[str, str]]) -> list[Line]:
-    """Return training and, dashed, validation loss of the rows that are of the dataset, none where none is."""
+def curve(run: str, dataset: str, group: str, arm: str, seed: int, rows: Iterable[Mapping[str, str]]) -> list[Line]:
+    """Return training and, dashed, validation loss of the rows that are of the dataset, none where none is.
+
+    group: the panel, see protocols.groups.
+    """
     own = [row for row in rows if row.get("dataset", dataset) == dataset]
     losses = {name: {int(row["epoch"]): float(row[name]) for row in own} for name in ("train_loss", "val_loss")}
     return [
-        Line(run, dataset, arm, seed, dict(sorted(points.items())), dashed=name == "val_loss")
+        Line(run, group, arm, seed, dict(sorted(points.items())), dashed=name == "val_loss")
         for name, points in losses.items()
         if points
     ]

@@ -1,5 +1,6 @@
 """Rows from finished runs: what dvc.lock tells of this repository's, what MLflow tells, one row per run and dataset."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def row_of(tree: Tree, dataset: str, metrics: Mapping[str, float], facts: Mappin
     head, rate, batch_size = params["projector"], params["simclr"]["learning_rate"], block["batch_size"]
     pretrained = bool(facts["needs_autoencoder"])
     seen = head.get("autoencoder_dataset", SAME) if pretrained else SAME
+    protocol = _protocol(tree, dataset)
     row = {column: metrics.get(name) for column, name in METRICS.items()}
     row |= {f"projector_{key}": head.get(key) for key in _PROJECTOR}
     return row | {
@@ -89,7 +91,8 @@ def row_of(tree: Tree, dataset: str, metrics: Mapping[str, float], facts: Mappin
         "backbone": params["backbone"]["arch"],
         "optimizer": params["simclr"]["optimizer"],
         "precision": facts["precision"],
-        "protocol": _protocol(tree, dataset),
+        "protocol": settings.digest(protocol)[:8],
+        "settings": json.dumps(protocol, sort_keys=True),
         "run": run,
         **_transferred(metrics, params.get("probe", {}).get("datasets") or []),
     }
@@ -109,13 +112,13 @@ def _autoencoder(tree: Tree, dataset: str, seen: str) -> str:
     return settings.digest(recipe, seen)[:8]
 
 
-def _protocol(tree: Tree, dataset: str) -> str:
-    """A name of everything that changes a result and is neither an axis nor the autoencoder's recipe."""
+def _protocol(tree: Tree, dataset: str) -> dict[str, Any]:
+    """Everything that changes a result and is neither an axis nor the autoencoder's recipe."""
     values: dict[str, Any] = {}
     for stage in _PROTOCOL_STAGES:
         values |= settings.deciding(tree, stage, dataset)
     kept = settings.without(values, *_NO_PROTOCOL)
-    return settings.digest({key: value for key, value in kept.items() if key not in _LATER or _LATER[key] != value})[:8]
+    return {key: value for key, value in kept.items() if key not in _LATER or _LATER[key] != value}
 
 
 def _transferred(metrics: Mapping[str, float], targets: Sequence[str]) -> Row:

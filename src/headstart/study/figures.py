@@ -15,6 +15,7 @@ from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, Verdict, deciding, hull
 from headstart.study.gains import with_arm
 from headstart.study.page import Figure
+from headstart.study.protocols import groups
 from headstart.study.rows import SCORE
 from headstart.study.writing import counted
 
@@ -28,10 +29,8 @@ def arm_names(runs: pd.DataFrame) -> list[str]:
 
 
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with `arm`, `percent` (their score) and `group`: dataset, and protocol where it has several."""
-    protocols = runs.groupby("dataset")["protocol"].transform("nunique")
-    group = runs["dataset"].where(protocols == 1, runs["dataset"] + " " + runs["protocol"])
-    return with_arm(runs).assign(group=group, percent=100 * runs[SCORE])
+    """Return the runs with `arm`, `percent` (their score) and `group`: dataset, with what tells its protocols apart."""
+    return with_arm(runs).assign(group=groups(runs), percent=100 * runs[SCORE])
 
 
 def stands_on(runs: pd.DataFrame) -> str:
@@ -67,11 +66,14 @@ def effects(answer: Answer, margin: float) -> Figure | None:
 
 def _effect_panel(contrast: str, everything: Verdict, rest: Verdict | None, margin: float) -> Markup:
     drawn = _estimates(everything, contrast)
+    if len(drawn) == 2:  # of one dataset, which is all of them
+        (only,) = (name for name in drawn if name != ALL)
+        drawn = {ALL: drawn[ALL]}
+    else:
+        only = "all datasets"
     others = _estimates(rest, contrast, open=True, name="without failed runs") if rest else {}
     rows = [
-        forest.Row(
-            "all datasets" if name == ALL else name, (own, others.get(name)) if others else (own,), strong=name == ALL
-        )
+        forest.Row(only if name == ALL else name, (own, others.get(name)) if others else (own,), strong=name == ALL)
         for name, own in drawn.items()
     ]
     return forest.panel(contrast, "accuracy points", rows, margin, numbers=True)
@@ -97,17 +99,19 @@ def heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
     """
     table = labelled(runs)
     keys = ["arm", "projector_activation", "projector_hidden_dim", "projector_out_dim"]
-    groups = [(str(name), part.groupby(keys)["percent"].mean()) for name, part in table.groupby("group")]
+    panels_of = [(str(name), part.groupby(keys)["percent"].mean()) for name, part in table.groupby("group")]
     found = []
-    if len(groups) > 1:
+    if len(panels_of) > 1:
         centred = table["percent"] - table.groupby("group")["percent"].transform("mean")
         cells = table.assign(percent=centred).groupby([*keys, "group"])["percent"].mean().groupby(keys).mean()
+        one = table["dataset"].nunique() == 1
+        over, own = ("settings", "setting") if one else ("datasets", "dataset")
         caption = (
             f"Hidden width (rows) by output width (columns), a panel per projector and activation: mean "
-            f"over {len(groups)} datasets of the accuracy minus the dataset's own mean, in points. "
+            f"over {len(panels_of)} {over} of the accuracy minus the {own}'s own mean, in points. "
         )
         found.append((MEAN, _heat_map("heat-all", table, cells, caption, "+.1f")))
-    for number, (name, cells) in enumerate(groups):
+    for number, (name, cells) in enumerate(panels_of):
         caption = f"{name}: mean test accuracy in percent, hidden width (rows) by output width (columns). "
         own = table[table["group"] == name]
         found.append((name, _heat_map(f"heat-{number}", own, cells, caption, ".1f")))
@@ -177,7 +181,7 @@ def _strips(name: str, part: pd.DataFrame, names: Sequence[str]) -> Markup:
     there = [arm for arm in names if (part["arm"] == arm).any()]
     top, step, left, right = 24.0, 46.0, 6.0, 354.0
     bottom = top + step * len(there)
-    x, at = svg.scale(part["percent"], left, right)
+    x, at = svg.scale(part["percent"], left, right, limits=svg.PERCENT)
     marks = [svg.text(0, 12, name, "strong")]
     marks += [svg.line(x(value), top, x(value), bottom, "grid") for value in at]
     marks += [svg.text(x(value), bottom + 15, svg.number(value, at), "muted", "middle") for value in at]
@@ -213,7 +217,7 @@ def loss_and_accuracy(runs: pd.DataFrame) -> Figure | None:
 
 
 def _loss_panel(name: str, part: pd.DataFrame, names: Sequence[str]) -> Markup:
-    x, y = svg.scale(part["train_loss"], 40, 292), svg.scale(part["percent"], 208, 26)
+    x, y = svg.scale(part["train_loss"], 40, 292), svg.scale(part["percent"], 208, 26, limits=svg.PERCENT)
     marks = [svg.text(40, 14, name, "strong"), *svg.frame(x, y, (40, 24, 292, 210))]
     marks.append(svg.text(292, 240, "training loss", "muted", "end"))
     columns = ("arm", "train_loss", "percent", "failed")

@@ -1,5 +1,6 @@
 """What one factor changes, setting by setting: matched differences with intervals, as a table and a drawing."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from headstart.study import forest, svg, writing
 from headstart.study.claims.contrasts import Contrast, arm_name, match, paired_effects
 from headstart.study.claims.paper import DEFAULT
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, hull
-from headstart.study.metrics import TOP1
+from headstart.study.metrics import TOP1, heading
 from headstart.study.rows import COLUMNS, SCORE, judged_by
 
 ARM = "arm"  # the initialisation and whether it is frozen, as one factor
@@ -47,7 +48,9 @@ def gains(
             records.append({"dataset": dataset, **dict(zip(by, values, strict=True)), "level": level, **gain})
     if not records:
         raise UserError(f"no run of {against} matches one of another {of} in all else: nothing to compare")
-    return pd.DataFrame(records)
+    found = pd.DataFrame(records)
+    place = found["level"].map(sorted(set(found["level"]), key=_order).index)
+    return found.assign(place=place).sort_values(["dataset", *by, "place"], ignore_index=True).drop(columns="place")
 
 
 def _settings(of: str, by: Sequence[str]) -> list[str]:
@@ -75,16 +78,27 @@ def _gain(contrast: Contrast) -> dict[str, Any]:
     return {**means, **bounds, "num_pairs": main.num_pairs, "num_seeds": main.num_seeds}
 
 
-def markdown(table: pd.DataFrame, of: str, against: str) -> str:
-    """Return the gains as a Markdown table and a sentence on what they stand on."""
+def cells(table: pd.DataFrame, of: str, against: str) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of the gains as text."""
     keys = _keys(table)
-    heads = [*keys, of, "accuracy, %", f"{against}, %", "gain, points", "pairs"]
+    heads = [*map(heading, keys), heading(of), "accuracy, %", f"{against}, %", "gain, points", "pairs"]
     lines = []
     for row in table.to_dict("records"):
         gain = writing.gain(row["gain"], row["low"], row["high"])
         numbers = [f"{row['first']:.2f}", f"{row['second']:.2f}", gain, str(row["num_pairs"])]
-        lines.append([*(_word(row[key]) for key in keys), row["level"], *numbers])
-    return f"{writing.markdown(heads, lines)}\n\n{stands_on(table)}\n"
+        lines.append([*(level(row[key], key) for key in keys), row["level"], *numbers])
+    return heads, lines
+
+
+def markdown(table: pd.DataFrame, of: str, against: str) -> str:
+    """Return the gains as a Markdown table and a sentence on what they stand on."""
+    return f"{writing.markdown(*cells(table, of, against))}\n\n{stands_on(table)}\n"
+
+
+def latex(table: pd.DataFrame, of: str, against: str, caption: str) -> str:
+    """Return the gains as a table in LaTeX."""
+    told = f"{caption}. {stands_on(table)}"
+    return writing.latex(*cells(table, of, against), caption=told, label=f"tab:gains-{of.replace('_', '-')}") + "\n"
 
 
 def _keys(table: pd.DataFrame) -> list[str]:
@@ -108,15 +122,26 @@ def drawing(table: pd.DataFrame, against: str, title: str) -> str:
     places: dict[str, list[forest.Estimate | None]] = {}
     for row in table.to_dict("records"):
         series = colours.index(row[last]) if last else 0
-        name = _word(row[last]) if last else ""
-        place = places.setdefault(", ".join(_word(row[key]) for key in keys), [None] * len(colours))
+        name = level(row[last], last) if last else ""
+        place = places.setdefault(", ".join(level(row[key], key) for key in keys), [None] * len(colours))
         place[series] = forest.Estimate(row["gain"], row["low"], row["high"], name, series)
     panel = forest.panel("", "points", [forest.Row(label, tuple(place)) for label, place in places.items()])
-    legend = svg.legend([_word(value) for value in colours]) if last else ()
-    told = f", by {last.replace('projector_', '')}" if last else ""
+    legend = svg.legend([level(value, last) for value in colours]) if last else ()
+    told = f", by {heading(last)}" if last else ""
     notes = (f"accuracy minus that of {against}, points{told}", stands_on(table))
     return svg.standalone(title, [panel], legend, notes)
 
 
-def _word(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value) or "own"
+def level(value: object, column: str) -> str:
+    """Return the value of a factor in a word; where there is none: `own` images, `none` of an autoencoder."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) or ("own" if column == "autoencoder_dataset" else "none")
+
+
+def _order(name: str) -> tuple[float, str]:
+    """Where a level stands: numbers by size, then words."""
+    try:
+        return float(name), ""
+    except ValueError:
+        return math.inf, name

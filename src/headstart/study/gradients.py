@@ -41,13 +41,15 @@ def early(rows: Iterable[Mapping[str, str]]) -> dict[str, dict[str, float]]:
     return means
 
 
-def flow(run: str, dataset: str, arm: str, head: str, seed: int, rows: Iterable[Mapping[str, str]]) -> list[Line]:
+def flow(
+    run: str, dataset: str, group: str, arm: str, head: str, seed: int, rows: Iterable[Mapping[str, str]]
+) -> list[Line]:
     """Return log10 of the ratio by step from 0 of the rows that are of the dataset, none where none is.
 
-    head: what tells panels of a dataset apart, the projector's activation.
+    group, head: what tells panels apart, see protocols.groups, and the projector's activation.
     """
     points = {int(row["step"]): _log(float(row["gradient_ratio"])) for row in rows if row["dataset"] == dataset}
-    return [Line(run, f"{dataset}, {head}", arm, seed, points)] if points else []
+    return [Line(run, f"{group}, {head}", arm, seed, points)] if points else []
 
 
 def _log(value: float) -> float:

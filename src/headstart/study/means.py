@@ -9,8 +9,8 @@ import pandas as pd
 from headstart.errors import UserError
 from headstart.knobs import nearest
 from headstart.study import writing
-from headstart.study.gains import ARM, with_arm
-from headstart.study.metrics import is_share
+from headstart.study.gains import ARM, level, with_arm
+from headstart.study.metrics import heading, is_share
 from headstart.study.rows import COLUMNS
 
 # Okabe and Ito's, colour-blind safe, grey in place of their yellow; as many marks as activations
@@ -46,16 +46,12 @@ def means(runs: pd.DataFrame, by: Sequence[str], scores: Sequence[str]) -> pd.Da
 
 def markdown(table: pd.DataFrame, by: Sequence[str], scores: Sequence[str]) -> str:
     """Return the means as a Markdown table, least and greatest behind them."""
-    heads = [*by, "runs", *map(_heading, scores)]
+    heads = [*map(heading, by), "runs", *map(heading, scores)]
     lines = []
     for row in table.to_dict("records"):
         cells = [_cell(*(row[f"{name}{end}"] for end in ("", "_least", "_greatest"))) for name in scores]
-        lines.append([*(str(row[name]) or "own" for name in by), str(row["runs"]), *cells])
+        lines.append([*(level(row[name], name) for name in by), str(row["runs"]), *cells])
     return writing.markdown(heads, lines) + "\n"
-
-
-def _heading(score: str) -> str:
-    return f"{score}, %" if is_share(score) else score
 
 
 def _cell(mean: float, least: float, greatest: float) -> str:
@@ -74,9 +70,9 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
     names = table[panels].astype(str).agg(", ".join, axis=1) if panels else pd.Series("", table.index)
     columns, lines = list(dict.fromkeys(names)), list(dict.fromkeys(table[colour]))
     places = list(dict.fromkeys(table[axis]))
-    words = [str(place) or "own" for place in places]
+    words = [level(place, axis) for place in places]
     width = max(3.6, 0.8 + 0.085 * max(map(len, words)) * len(words))  # inches in which the words stand side by side
-    size = (max(5.0, width * len(columns)), 0.6 + 2.8 * len(scores))
+    size = (max(5.0, width * len(columns)) + 1.8, 0.6 + 2.8 * len(scores))  # the legend beside them
     figure = Figure(figsize=size, layout="constrained")
     joined = "-" if pd.api.types.is_numeric_dtype(table[axis]) else "none"
     grid = figure.subplots(len(scores), len(columns), squeeze=False, sharex=True, sharey="row")
@@ -87,7 +83,8 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
             x = [places.index(value) + 0.06 * (number - len(lines) / 2) for value in own[axis]]
             spread = [own[score] - own[f"{score}_least"], own[f"{score}_greatest"] - own[score]]
             style = {"linestyle": joined, "linewidth": 1.2, "markersize": 4, "capsize": 2, **_look(number)}
-            axes.errorbar(x, own[score], spread, label=str(line), **style)
+            label = level(line, colour) if i == j == 0 else None
+            axes.errorbar(x, own[score], spread, label=label, **style)
         axes.set_xticks(range(len(places)), words)
         axes.grid(alpha=0.3)
         if table[f"{score}_least"].min() * 10 < table[f"{score}_greatest"].max() and not is_share(score):
@@ -95,10 +92,10 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
         if i == 0:
             axes.set_title(column, fontsize=10)
         if i == len(scores) - 1:
-            axes.set_xlabel(axis)
+            axes.set_xlabel(heading(axis))
         if j == 0:
-            axes.set_ylabel(_heading(score))
-    grid[0][-1].legend(title=colour.replace("projector_", ""), fontsize=8)
+            axes.set_ylabel(heading(score))
+    figure.legend(title=heading(colour), fontsize=8, loc="outside right upper")  # beside the data, not on it
     figure.suptitle(f"{title}: means, least to greatest", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -23,7 +23,7 @@ class Metric:
 
     key: its name in metrics files, "" where readers make it of several others; `#` stands for digits, `*` for the name
     of another dataset. title: its heading on pages. column: its column of rows, "" where rows do not have it. at: where
-    the stages' summaries hold it. watched: in metrics.json, which people compare; shown: on the page alone.
+    the stages' summaries hold it. watched: in metrics.json, which people compare.
     """
 
     key: str
@@ -32,7 +32,6 @@ class Metric:
     column: str = ""
     at: str = ""
     watched: bool = False
-    shown: bool = False
 
 
 @cache
@@ -47,7 +46,7 @@ def _probe(key: str, title: str, unit: str = SHARE, column: str = "", **more: bo
 def _baseline(metric: Metric, name: str = "untrained", **more: Any) -> Metric:
     """The same number of what no training precedes: a name of BASELINES."""
     column = f"probe_{name}_{metric.key}" if metric.key in SCORES else ""
-    own: dict[str, Any] = {"watched": False, "shown": False, "title": f"{metric.title}, {BASELINES[name]}"}
+    own: dict[str, Any] = {"watched": False, "title": f"{metric.title}, {BASELINES[name]}"}
     at = metric.at.replace("probe.trained.", f"baselines.{name}.")
     return replace(metric, key=f"{metric.key}_{name}", column=column, at=at, **own | more)
 
@@ -64,7 +63,7 @@ BASELINES = {"untrained": "untrained", "calibrated": "calibrated", "pixels": "ra
 _TOP1 = _probe("top1", "top-1", column="probe_test_top1", watched=True)
 _FEW5 = _probe("few5", "5 labels per class", column="probe_few5", watched=True)
 _BOTH = (  # of probes on the trained and on the untrained backbone
-    _probe("macro_f1", "macro F1", column="probe_test_macro_f1", watched=True),
+    _probe("macro_f1", "macro F1", column="probe_test_macro_f1"),
     _probe("macro_precision", "macro precision"),
     _probe("macro_recall", "macro recall", column="probe_test_macro_recall"),
     _probe("top5", "top-5"),
@@ -79,35 +78,46 @@ _BOTH = (  # of probes on the trained and on the untrained backbone
     _probe("top1_converged", "top-1, converged probe"),
     _probe("top1_finetuned", "top-1, fine-tuned"),
 )
+_FREE = (  # of datasets without labels
+    _probe("view_top1", "own view found", watched=True),
+    _probe("rankme", "RankMe", SIZE, watched=True),
+    _probe("alignment", "alignment", SIZE),
+    _probe("uniformity", "uniformity", LOSS),
+)
 _KNN20 = _probe("knn20", "20 nearest neighbours", column="probe_knn20", watched=True)
-_ECE = _probe("ece", "calibration error", column="probe_ece", shown=True)
+_ECE = _probe("ece", "calibration error", column="probe_ece", watched=True)
 
-# The first that fits a name tells of it; pages show those that are watched or shown in this order.
+# The first that fits a name tells of it; `dvc exp show` has those that are watched as columns in this order.
 METRICS = (
     _TOP1,
-    _baseline(_TOP1, title="untrained", watched=True),
-    _baseline(_TOP1, "calibrated", title="calibrated", shown=True),
-    _baseline(_TOP1, "pixels", title="raw pixels", shown=True),
-    Metric("top1_majority", "majority", at="baselines.majority.top1", watched=True),
     _FEW5,
+    _KNN20,
+    _ECE,
+    Metric("val_loss", "val NT-Xent", LOSS, "val_loss", "simclr.val_loss", watched=True),
+    Metric(
+        *("autoencoder_test_mse", "autoencoder test MSE", SIZE),
+        *("autoencoder_test_mse", "simclr.autoencoder.test_mse"),
+        watched=True,
+    ),
+    _baseline(_TOP1, title="untrained", watched=True),
+    _baseline(_TOP1, "calibrated", title="calibrated", watched=True),
+    _baseline(_TOP1, "pixels", title="raw pixels", watched=True),
     _baseline(_FEW5, watched=True),
+    Metric("top1_majority", "majority", at="baselines.majority.top1"),
     *_BOTH,
     *(_baseline(metric) for metric in (*_BOTH, _KNN20, _ECE)),
     *(_baseline(metric, name) for name in ("calibrated", "pixels") for metric in (_FEW5, *_BOTH, _KNN20, _ECE)),
+    *_FREE,
+    *(_baseline(metric, watched=metric.key == "view_top1") for metric in _FREE),
+    *(_baseline(metric, name) for name in ("calibrated", "pixels") for metric in _FREE),
     _probe("top1_hidden", "top-1, hidden layer", column="probe_hidden_top1"),
     _probe("top1_hidden#", "top-1, hidden layer #"),
     _probe("top1_output", "top-1, projector's output", column="probe_output_top1"),
     _probe("val_top1", "validation top-1", column="probe_val_top1"),
     _probe("strength", "regularisation", SIZE),
     Metric("num_test", "test images", COUNT, "probe_num_test", "probe.num_test"),
-    Metric("train_loss", "train NT-Xent", LOSS, "train_loss", "simclr.train_loss", watched=True),
-    Metric("val_loss", "val NT-Xent", LOSS, "val_loss", "simclr.val_loss", watched=True),
+    Metric("train_loss", "train NT-Xent", LOSS, "train_loss", "simclr.train_loss"),
     Metric("best_epoch", "best epoch", COUNT, at="simclr.best_epoch"),
-    Metric(
-        *("autoencoder_test_mse", "autoencoder test MSE", SIZE),
-        *("autoencoder_test_mse", "simclr.autoencoder.test_mse"),
-        watched=True,
-    ),
     Metric(
         *("autoencoder_test_psnr", "autoencoder test PSNR", LEVEL),
         *("autoencoder_test_psnr", "simclr.autoencoder.test_psnr"),
@@ -117,8 +127,6 @@ METRICS = (
         *("autoencoder_mean_image_mse", "simclr.autoencoder.mean_image_mse"),
     ),
     Metric("autoencoder_num_parameters", "autoencoder parameters", COUNT, at="simclr.autoencoder.num_parameters"),
-    _KNN20,
-    _ECE,
     Metric("early_gradient_ratio", "early gradient ratio", SIZE, "early_gradient_ratio", "early.early_gradient_ratio"),
     Metric("early_saturated", "early saturation", SHARE, "early_saturated", "early.early_saturated"),
     Metric("top1_on_*_untrained", "untrained, on *", at="transfer.*.untrained.top1"),
@@ -140,6 +148,18 @@ def is_share(column: str) -> bool:
     return column in _SHARES
 
 
+def heading(column: str) -> str:
+    """Return a column of rows in words, with the unit of a number: "top-1, %", "activation"."""
+    for metric in METRICS:
+        if metric.column == column:
+            unit = {SHARE: "%", LOSS: "", COUNT: "", SIZE: ""}.get(metric.unit, metric.unit)
+            return f"{metric.title}, {unit}" if unit else metric.title
+    return _WORDS.get(column, column.removeprefix("projector_").replace("_", " "))
+
+
+_WORDS = {"projector_num_layers": "layers", "projector_hidden_dim": "hidden width", "projector_out_dim": "output width"}
+
+
 def find(key: str) -> Metric:
     """Return the metric of a name in metrics files, with the title of this name; raises KeyError where none has it."""
     for metric in METRICS:
@@ -150,7 +170,7 @@ def find(key: str) -> Metric:
 
 
 def gather(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return metric -> {"mean": over datasets, dataset: value}: the shape that `dvc metrics diff` reads best.
+    """Return metric -> {dataset: value}, with the "mean" over several datasets first: the shape that DVC reads best.
 
     summaries: dataset -> {"simclr": summary.json, "probe": summary.json, "transfer": {other dataset: summary.json},
     "early": what gradients.early found}, the last two if any. A metric appears for the datasets that have it.
@@ -159,7 +179,8 @@ def gather(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, fl
     for dataset, summary in summaries.items():
         for name, value in _named(summary):
             table.setdefault(name, {})[dataset] = value
-    return {name: {"mean": mean(row.values()), **row} for name, row in sorted(table.items())}
+    means = {name: {"mean": mean(row.values())} if len(summaries) > 1 else {} for name, row in table.items()}
+    return {name: means[name] | table[name] for name in sorted(table)}
 
 
 def _named(summary: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -189,16 +210,7 @@ def watched(table: Mapping[str, Any]) -> list[str]:
 
     Where there is no probe of 5 labels per class, that of the fewest stands for it.
     """
-    return _chosen(table, [metric for metric in METRICS if metric.watched])
-
-
-def headings(table: Mapping[str, Any]) -> dict[str, str]:
-    """Return title -> name of the numbers that a page shows of a table of `gather`."""
-    return {find(key).title: key for key in _chosen(table, [item for item in METRICS if item.watched or item.shown])}
-
-
-def _chosen(table: Mapping[str, Any], metrics: Iterable[Metric]) -> list[str]:
     counts = sorted(int(name[3:]) for name in table if re.fullmatch(r"few\d+", name))
     few = "few5" if 5 in counts or not counts else f"few{counts[0]}"
-    names = [metric.key.replace("few5", few) for metric in metrics]
+    names = [metric.key.replace("few5", few) for metric in METRICS if metric.watched]
     return [name for name in names if name in table]

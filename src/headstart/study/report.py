@@ -1,11 +1,13 @@
 """The page on a single run, and the plot tables beside it, from the stages' summaries."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.settings import SAME
-from headstart.study import curves, gradients, sections
-from headstart.study.metrics import BASELINES, gather, headings
+from headstart.study import classes, curves, gradients, sections
+from headstart.study.metrics import BASELINES, TOP1, find, gather
 from headstart.study.page import Block, Page, Picture, Points, Text, table
 from headstart.study.reconstruction import poor_autoencoder
 from headstart.study.writing import UNKNOWN, number
@@ -13,7 +15,14 @@ from headstart.study.writing import UNKNOWN, number
 # dataset -> what metrics.gather reads
 Summaries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
+# rows of per_class.csv and of reliability.csv
+Judged = tuple[Sequence[Mapping[str, str]], Sequence[Mapping[str, str]]]
 
+NO_LABELS = (
+    "Without labels: own view found is the share of images whose one view has, of all images' other views, its own as "
+    "the most similar; alignment and uniformity (less is better, Wang & Isola 2020) and RankMe, the effective rank of "
+    "the features (more is better, Garrido et al. 2023), in metrics/all.json. None of them is an accuracy of classes."
+)
 NO_AUTOENCODER = "No picture here: this initialisation needs no autoencoder."
 
 
@@ -41,12 +50,18 @@ def facts(summaries: Summaries) -> dict[str, dict[str, Any]]:
 
 
 def accuracy_rows(summaries: Summaries) -> list[Row]:
-    """Return one row per dataset and probe (trained, those of BASELINES, majority) with its top-1, for the bar plot."""
+    """Return a row per labelled dataset and probe (trained, those of BASELINES, majority) with its top-1, to plot."""
     return [
         {"dataset": dataset, "backbone": name, "top1": summary[place][name]["top1"]}
         for dataset, summary in summaries.items()
+        if is_labelled(summary)
         for name, place in (("trained", "probe"), *((name, "baselines") for name in (*BASELINES, "majority")))
     ]
+
+
+def is_labelled(summary: Mapping[str, Any]) -> bool:
+    """Whether there were labels to probe with."""
+    return TOP1 in summary["probe"]["trained"]
 
 
 def loss_rows(curves: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Row]:
@@ -61,55 +76,153 @@ def page(
     losses: Mapping[str, Sequence[Mapping[str, str]]],
     pictures: Sequence[Picture],
     flows: Sequence[Mapping[str, str]] = (),
+    judged: Mapping[str, Judged] | None = None,
+    made: Mapping[str, str] | None = None,
 ) -> Page:
     """Return the page of a single run: what there is, and that one run decides nothing.
 
     losses: dataset -> rows of epoch, train_loss, val_loss. flows: rows as gradients.flow_rows makes them, if steps were
-    measured. The page holds no time and no name of a machine.
+    measured. judged: dataset -> what the probe found by class and by confidence. made: by what and when the page was
+    made; it holds no name of a machine.
     """
     arm, seed = settings["projector"], settings["seed"]
-    lines = [line for name, rows in losses.items() for line in curves.curve("this run", name, arm, seed, rows)]
+    lines = [line for name, rows in losses.items() for line in curves.curve("this run", name, name, arm, seed, rows)]
     names = dict.fromkeys(row["dataset"] for row in flows)
     found = [
-        line for name in names for line in gradients.flow("this run", name, arm, settings["activation"], seed, flows)
+        line
+        for name in names
+        for line in gradients.flow("this run", name, name, arm, settings["activation"], seed, flows)
     ]
     blocks = {
         "result": _result(summaries),
+        "classes": _classes(judged or {}, summaries),
         "transfer": _transfer(summaries),
         "verdicts": (Text(sections.nothing_to_compare(1, 1)),),
         **sections.measured(lines, found, [arm], files=True),
         **sections.pictured(pictures, {"reconstruction": NO_AUTOENCODER}),
         "cost": _cost(summaries),
+        "made": _made(made or {}),
     }
     lead = f"Projector: {arm}. Seed {seed}, recipe {settings['recipe']}. {_lead(summaries)}"
     return sections.build("Headstart: result of this run", lead, blocks)
 
 
 def _lead(summaries: Summaries) -> str:
-    parts = [
-        f"{name}: a linear probe on SimCLR's features finds {100 * summary['probe']['trained']['top1']:.1f} % of "
-        f"{summary['probe']['num_test']} test images, on the same backbone before SimCLR "
-        f"{100 * summary['baselines']['untrained']['top1']:.1f} %."
-        for name, summary in summaries.items()
-    ]
-    return " ".join(parts)
+    return " ".join(_told(name, summary) for name, summary in summaries.items())
+
+
+def _told(name: str, summary: Mapping[str, Any]) -> str:
+    trained, untrained = summary["probe"]["trained"], summary["baselines"]["untrained"]
+    if is_labelled(summary):
+        return (
+            f"{name}: a linear probe on SimCLR's features finds {100 * trained[TOP1]:.1f} % of "
+            f"{summary['probe']['num_test']} test images, on the same backbone before SimCLR "
+            f"{100 * untrained[TOP1]:.1f} %."
+        )
+    return (
+        f"{name}: no labels, so nothing to probe. Of two views of an image SimCLR's features find the other one among "
+        f"{summary['probe']['num_judged']} for {100 * trained['view_top1']:.1f} % of them, before SimCLR for "
+        f"{100 * untrained['view_top1']:.1f} %."
+    )
+
+
+# heading -> where a number of BASELINES stands
+_SIDES = {"trained": "", **{title: f"_{name}" for name, title in BASELINES.items()}}
 
 
 def _result(summaries: Summaries) -> tuple[Block, ...]:
     values = gather(summaries)
-    records = [
-        {"dataset": name, "test images": str(summary["probe"]["num_test"])}
-        | {title: _cell(values.get(metric, {}).get(name)) for title, metric in headings(values).items()}
-        for name, summary in summaries.items()
-    ]
-    caption = "Accuracies of linear probes on frozen backbone features, as fractions of the test split. 1 run, 1 seed."
-    numbers = set(records[0]) - {"dataset"}
+    scores = [name for name in values if name in RESULT or re.fullmatch(FEW, name)]
+    records = []
+    for dataset, summary in summaries.items():
+        for name in sorted(scores, key=_place):
+            sides = {title: _with_error(values, f"{name}{side}", dataset, summary) for title, side in _SIDES.items()}
+            if any(cell != UNKNOWN for cell in sides.values()):
+                records.append(_of(dataset, summaries) | {"metric": find(name).title, **sides})
+    tested = ", ".join(f"{_num_test(summary)} of {dataset}" for dataset, summary in summaries.items())
+    caption = (
+        f"Accuracies on the test images ({tested}), as fractions, ± their standard errors; of few labels, ± the "
+        "deviation over draws. 1 run, 1 seed."
+    )
+    words = {"dataset", "metric"}
     note = Text(
         "Untrained is the same backbone before SimCLR, its batch norm as it is initialised; calibrated, with "
-        "statistics of train images; raw pixels are no network's; majority always says the commonest class.",
+        "statistics of train images, where training begins; raw pixels are no network's.",
         "note",
     )
-    return (table("result-table", caption, records, numbers), note, *_signs(summaries))
+    free = () if all(map(is_labelled, summaries.values())) else (Text(NO_LABELS, "note"),)
+    return (
+        table("result-table", caption, records, set(records[0]) - words),
+        note,
+        *free,
+        _training(summaries, values),
+        *_signs(summaries),
+    )
+
+
+# the numbers of `gather` that the table of results shows, in its order; few labels stand behind the first
+FEW = r"few\d+(_\d+)?(pct)?"
+RESULT_FREE = ("view_top1", "rankme", "alignment", "uniformity")
+RESULT = ("top1", "top1_converged", "top1_finetuned", "macro_f1", "knn10", "knn20", "knn200", "ece", *RESULT_FREE)
+
+
+def _place(name: str) -> tuple[int, int]:
+    few = re.match(r"few(\d+)", name)
+    return (0, int(few[1])) if few else (RESULT.index(name) if name != "top1" else -1, 0)
+
+
+def _of(dataset: str, summaries: Summaries) -> dict[str, str]:
+    """The cell that names the dataset, where there are several."""
+    return {"dataset": dataset} if len(summaries) > 1 else {}
+
+
+def _with_error(values: Mapping[str, Any], name: str, dataset: str, summary: Mapping[str, Any]) -> str:
+    """A score of `gather` with its binomial standard error, or its deviation over draws where it has one."""
+    value = values.get(name, {}).get(dataset)
+    if value is None:
+        return UNKNOWN
+    few = re.match(FEW, name)
+    if few:
+        error = values.get(f"{few[0]}_std{name[len(few[0]) :]}", {}).get(dataset)
+    else:
+        no_share = name.startswith(("ece", "macro", *RESULT_FREE[1:]))
+        error = None if no_share else math.sqrt(value * (1 - value) / _num_test(summary))
+    return _cell(value) if error is None else f"{_cell(value)} ± {_cell(error)}"
+
+
+def _num_test(summary: Mapping[str, Any]) -> int:
+    """The test images that scores are of, labelled or not."""
+    return int(summary["probe"].get("num_test") or summary["probe"]["num_judged"])
+
+
+def _training(summaries: Summaries, values: Mapping[str, Any]) -> Block:
+    names = ("val_loss", "train_loss", "best_epoch", "autoencoder_test_mse", "autoencoder_mean_image_mse")
+    records = [
+        _of(dataset, summaries) | {"of the training": find(name).title, "value": f"{values[name][dataset]:.5g}"}
+        for dataset in summaries
+        for name in names
+        if dataset in values.get(name, {})
+    ]
+    caption = "Losses (nats) and errors (mean squared, of pixels) behind the result. 1 run, 1 seed."
+    return table("training-table", caption, records, {"value"})
+
+
+def _classes(judged: Mapping[str, Judged], summaries: Summaries) -> tuple[Block, ...]:
+    return tuple(
+        figure
+        for name, (by_class, bins) in judged.items()
+        for figure in (
+            classes.per_class(name, by_class),
+            classes.reliability(name, bins, summaries[name]["probe"]["trained"]["ece"]),
+        )
+    )
+
+
+def _made(made: Mapping[str, str]) -> tuple[Block, ...]:
+    if not made:
+        return ()
+    caption = "The commit and the versions that made this page, and when."
+    return (table("made-table", caption, [{"what": name, "which": value} for name, value in made.items()]),)
 
 
 def _signs(summaries: Summaries) -> tuple[Block, ...]:

@@ -95,6 +95,7 @@ COLUMNS = {
     "precision": Column(_text),  # in which the backbone was really trained: fp32 or bf16
     "identity": Column(_text),  # of what decided its numbers, but for the arrays; a sweep's cell has the same
     "arrays": Column(_text),  # digest of the prepared arrays
+    "settings": Column(_text),  # JSON: what `protocol` is the digest of; in no CSV file
 }
 _LOSSES = ("train_loss", "val_loss")
 
@@ -158,7 +159,8 @@ def _whole_lines(lines: Iterable[dict[str, Any]], path: Path) -> Iterator[dict[s
 
 def to_csv(rows: pd.DataFrame, comments: Sequence[str] = ()) -> str:
     """Return rows as CSV that `read_csv` reads back unchanged; unknown cells are empty, unknown columns left out."""
-    known = [name for name, column in COLUMNS.items() if name in rows and (column.needed or _has_any(rows[name]))]
+    there = [name for name in COLUMNS if name in rows and name != "settings"]
+    known = [name for name in there if COLUMNS[name].needed or _has_any(rows[name])]
     table = rows[known].copy()
     for name in known:
         if COLUMNS[name].read is _truth:
@@ -179,7 +181,7 @@ def finished(rows: pd.DataFrame, source: str) -> Table:
     notes = []
     unfinished = rows["probe_test_top1"].isna()
     if unfinished.any():
-        notes.append(f"Left out as half-finished (no test accuracy): {_names(rows[unfinished])}.")
+        notes.append(f"Left out, without a test accuracy (half-finished, or no labels): {_names(rows[unfinished])}.")
     runs = rows[~unfinished]
     again = runs.duplicated(RUN_KEY)
     equal = again & runs.duplicated([*RUN_KEY, "probe_test_top1", "train_loss"])

@@ -20,6 +20,7 @@ TO_COMPARE = (
 # anchor -> title, name in the navigation; a page has those for which it has anything to say
 SECTIONS = {
     "result": ("Result", "Result"),
+    "classes": ("By class, and how sure", "Classes"),
     "transfer": ("Other datasets", "Transfer"),
     "sensitivity": ("Can these runs tell?", "Sensitivity"),
     "verdicts": ("Verdicts", "Verdicts"),  # a section per claim follows
@@ -33,10 +34,14 @@ SECTIONS = {
     "confusion": ("Confusion", "Confusion"),
     "cost": ("Cost", "Cost"),
     "runs": ("Runs", "Runs"),
+    "made": ("How this page was made", "Made"),
 }
 # a picture's file is <dataset>_<kind>.png -> what it shows, and the section that shows it
 PICTURES = {
-    "views": ("views", "Training images, one a column: four random views of each, as SimCLR sees them."),
+    "views": (
+        "views",
+        "Training images, one a column: above as they are, below four random views, as SimCLR sees them.",
+    ),
     "reconstructions": ("reconstruction", "Test images above, what the autoencoder makes of them below."),
     "confusion": ("confusion", "Confusion of the linear probe on the test split: true classes by row."),
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 WIDTH, PAD = 780.0, 14.0  # of a drawing alone in a file
+PERCENT = (0.0, 100.0)  # the limits of a scale of shares
 Scale = Callable[[float], float]
 Point = tuple[float, float]
 
@@ -22,16 +23,22 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def scale(
-    values: Iterable[float], start: float, stop: float, pad: float = 0.06, number: int = 5
+    values: Iterable[float],
+    start: float,
+    stop: float,
+    pad: float = 0.06,
+    number: int = 5,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[Scale, list[float]]:
     """Return the map from the finite values' range, widened by `pad` of it, to [start, stop], and its `ticks`.
 
-    Without a finite value the range is [0, 1]; a single value gets a range of its own size around it.
+    Without a finite value the range is [0, 1]; a single value gets a range of its own size around it. limits: what no
+    value can be below or above, as PERCENT; the range ends there.
     """
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     spread = (high - low) or abs(high) or 1.0
-    low, high = low - pad * spread, high + pad * spread
+    low, high = max(low - pad * spread, limits[0]), min(high + pad * spread, limits[1])
 
     def position(value: float) -> float:
         return start + (value - low) / (high - low) * (stop - start)
@@ -178,6 +185,7 @@ def frame(
 
 
 def number(value: float, among: Sequence[float]) -> str:
-    """Return a tick's number with as many digits as tell it from its neighbours."""
+    """Return a tick's number: all of a scale's ticks with the fewest digits that give each one's very position."""
     step = min((b - a for a, b in pairwise(among)), default=abs(value) or 1.0)
-    return f"{value:.{min(6, max(0, -math.floor(math.log10(step) + 1e-9)))}f}".replace("-", "−")
+    digits = next((k for k in range(12) if all(abs(round(tick, k) - tick) < 1e-6 * step for tick in among)), 12)
+    return f"{value:.{digits}f}".replace("-", "−")

@@ -91,7 +91,7 @@ def assay_table(able: Sequence[Assay]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: of each dataset SimCLR, what needs no training and its difference, and the A/A pair."""
     rows = []
     for assay in able:
-        where = [assay.dataset, assay.score]
+        where = [assay.place, assay.score]
         rows.append([*where, f"SimCLR: {assay.arm}", f"{100 * assay.level:.2f}", ""])
         for gain in assay.gains:
             level = _blank(100 * gain.level, ".2f") or writing.UNKNOWN
@@ -103,14 +103,19 @@ def assay_table(able: Sequence[Assay]) -> tuple[list[str], list[list[str]]]:
 
 
 def brief(answers: Sequence[Answer]) -> str:
-    """Return a table with a line per claim: the verdicts with and without failed runs, and what the first rests on."""
-    records = []
+    """Return `brief_rows` as a table in Markdown."""
+    return writing.markdown(*brief_rows(answers, "<br>"), numeric=())
+
+
+def brief_rows(answers: Sequence[Answer], newline: str) -> tuple[list[str], list[Sequence[str]]]:
+    """Return headings and a row per claim: the verdicts with and without failed runs, and what the first rests on."""
+    records: list[Sequence[str]] = []
     for answer in answers:
         words = "; ".join(f"{runs}: {headline(own)}" for runs, own in answer.verdicts)
-        numbers = "<br>".join(_span(answer, name) for name in deciding(answer.everything))
+        numbers = newline.join(_span(answer, name) for name in deciding(answer.everything))
         claim = f"{answer.claim}: {answer.statement}"
         records.append((claim, words.removeprefix("all runs: "), numbers or answer.everything.reason))
-    return writing.markdown(["claim", "verdict", "points, with the interval that decides"], records, numeric=())
+    return ["claim", "verdict", "points, with the interval that decides"], records
 
 
 def _span(answer: Answer, contrast: str) -> str:
@@ -122,14 +127,20 @@ def _span(answer: Answer, contrast: str) -> str:
 
 
 def latex(answers: Sequence[Answer], intro: Sequence[str], able: Sequence[Assay], signs: Signs) -> str:
-    """Return a booktabs table of whether the runs can tell, and one per claim and set of runs."""
+    """Return booktabs tables: verdicts in a column's width, whether the runs can tell, and every claim's numbers."""
     parts = [f"% {line}" for line in (*intro, UNITS, *(words for _, words in signs))]
-    parts.append(writing.latex(*assay_table(able), caption=" ".join(assay.reason for assay in able)))
+    heads, records = brief_rows(answers, newline=" ")
+    title = f"{intro[0]}: verdicts. {UNITS}"
+    widths = ("p{0.3\\linewidth}", "p{0.2\\linewidth}", "p{0.38\\linewidth}")
+    parts.append(writing.latex(heads, records, caption=title, label="tab:verdicts", columns=widths))
+    assays = " ".join(assay.reason for assay in able)
+    parts.append(writing.latex(*assay_table(able), caption=assays, label="tab:sensitivity"))
     for answer in answers:
-        for runs, verdict in answer.verdicts:
+        for number, (runs, verdict) in enumerate(answer.verdicts):
             title = f"{answer.claim}: {answer.statement}. {headline(verdict)} ({runs}). {verdict.reason}"
             if verdict.effects:
-                parts.append(writing.latex(*effect_table(verdict), caption=title))
+                label = f"tab:{answer.claim}{'-without-failed' * number}"
+                parts.append(writing.latex(*effect_table(verdict), caption=title, label=label))
             else:
                 parts.append(f"% {title}")
     return "\n\n".join(parts) + "\n"

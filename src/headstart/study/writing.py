@@ -32,23 +32,41 @@ def _piped(cells: Iterable[str]) -> str:
 
 
 def csv(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as CSV, lines ending in a newline: numbers at full precision, NaN and None as empty cells."""
+    """Return a table as CSV, lines ending in a newline: numbers at full precision, NaN and None as empty cells.
+
+    For people, who open it in a spreadsheet: a text that would be a formula there begins with a quotation mark.
+    """
     file = io.StringIO()
     writer = csv_.writer(file, lineterminator="\n")
-    writer.writerow(headings)
-    writer.writerows([None if cell != cell else cell for cell in row] for row in rows)
+    writer.writerow([_no_formula(title) for title in headings])
+    writer.writerows([None if cell != cell else _no_formula(cell) for cell in row] for row in rows)
     return file.getvalue()
 
 
-def latex(headings: Sequence[str], rows: Cells, caption: str) -> str:
-    """Return a table in LaTeX (booktabs) with its caption; everything special in the texts is escaped."""
+def _no_formula(cell: object) -> object:
+    """A text that a spreadsheet would compute, or send somewhere, as a text; a number in words stays one."""
+    if not isinstance(cell, str) or cell[:1] not in tuple("=+-@\t\r"):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def latex(headings: Sequence[str], rows: Cells, caption: str, label: str, columns: Sequence[str] = ()) -> str:
+    """Return a table in LaTeX (booktabs) with caption and label; everything special in the texts is escaped.
+
+    columns: how they stand (default: all to the left), as `p{3cm}` for one that breaks its lines.
+    """
     lines = (f"{' & '.join(map(escaped, row))} \\\\" for row in (headings, *rows))
     first, *rest = lines
     return "\n".join(
         [
             "\\begin{table}",
             f"\\caption{{{escaped(caption)}}}",
-            f"\\begin{{tabular}}{{{'l' * len(headings)}}}",
+            f"\\label{{{label}}}",
+            f"\\begin{{tabular}}{{{''.join(columns) or 'l' * len(headings)}}}",
             *("\\toprule", first, "\\midrule", *rest, "\\bottomrule"),
             *("\\end{tabular}", "\\end{table}"),
         ]

@@ -158,7 +158,7 @@ def _validated(tree: Tree, overrides: Overrides) -> "Params":
         named |= set(value if isinstance(value, list) else [value])
     blocks = {key: block for key, block in tree[DATASETS].items() if key in named}
     try:
-        return to_params({**tree, DATASETS: blocks})
+        return to_params({**tree, DATASETS: blocks}, every_recipe=False)
     except UserError:
         return to_params(tree)  # may name a block that was left out; an error names all blocks
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import UserError
+from headstart.errors import UserError, reason
 from headstart.run.stage import say
 from headstart.sweep import node, run_cell
 from headstart.sweep.cells import Cell, exp_run_arguments
@@ -104,7 +104,7 @@ def check_dvc(root: Path, revision: str) -> None:
             remote = repo.cloud.get_remote_odb(name)
             remote.fs.exists(remote.fs.join(remote.path, "files"))
     except Exception as error:  # the remotes' clients have their own; ConfigError: its client is not installed
-        raise UserError(f".dvc/config: remote {name} ({url}) cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f".dvc/config: remote {name} ({url}) cannot be read: {reason(error)}") from None
 
 
 def take_published(root: Path, site: Site, cells: Sequence[Cell], states: SweepState) -> list[Cell]:

@@ -1,6 +1,7 @@
 """A file in sweeps/: axes over keys of the settings, fixed overrides, cells that are left out or added."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "means": ("by", "score"),
 }
 ENDPOINT = "top1"
+MOST_CELLS = 100_000
 Overrides = dict[str, Any]  # key of params.yaml, its parts joined by dots -> plain value
 
 
@@ -205,6 +207,8 @@ def _results(path: Path, tree: Any) -> dict[str, list[Any]]:
 
 
 def _check_shape(grid: Grid) -> None:
+    if math.prod(len(values) for values in grid.axes.values()) > MOST_CELLS:
+        raise UserError(f"{grid.path}: axes: more than {MOST_CELLS} cells")
     if not grid.axes and not grid.include:
         raise UserError(f"{grid.path}: axes: missing; must hold at least one axis, as seed: [0, 1]")
     for key in grid.axes:

@@ -62,7 +62,7 @@ def read_pipeline(root: Path) -> Pipeline:
     named = {dep for stage in stages.values() for dep in stage.get("deps", []) if isinstance(dep, str)}
     code = {dep: settings.file_md5(root / dep) for dep in named if (root / dep).is_file()}
     lock = root / "dvc.lock"
-    prepared = read_entries(settings.read_yaml(lock).get("stages", {})) if lock.is_file() else []
+    prepared = read_entries(settings.read_yaml(lock, by_hand=False).get("stages", {})) if lock.is_file() else []
     return Pipeline(stages, code, prepared)
 
 

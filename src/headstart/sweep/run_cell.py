@@ -230,11 +230,12 @@ def persistently(work: Any, *arguments: Any, errors: Any = subprocess.CalledProc
 
 
 def told(error: Exception) -> str:
-    """Return an error in one line; of a command the last line that it printed."""
+    """Return an error in one line, of a command the last line that it printed, without the user of a URL."""
+    text = f"{type(error).__name__}: {error}"
     if isinstance(error, subprocess.CalledProcessError):
         lines = (error.stderr or "").strip().splitlines()
-        return f"git {error.cmd[1]}: {lines[-1] if lines else error.returncode}"
-    return f"{type(error).__name__}: {error}"
+        text = f"git {error.cmd[1]}: {lines[-1] if lines else error.returncode}"
+    return re.sub(r"(?<=://)[^\s'\"]*@", "***@", text)  # as errors.masked, which a node may not have
 
 
 def tail(log: Path, start: int = 0) -> str:

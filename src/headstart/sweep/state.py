@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 import psutil
 
-from headstart.errors import UserError
+from headstart.errors import UserError, for_people
 from headstart.run.files import write_text
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -65,6 +65,8 @@ class SweepState:
 
     def update(self, name: str, **changes: Any) -> CellState:
         """Change a cell's state, which is returned; one engine at a time writes (see `driving`)."""
+        if "error" in changes:  # a log's last lines: git and DVC name their remotes in full
+            changes["error"] = for_people(changes["error"])
         state = replace(self.get(name), **changes)
         write_text(self._file(name), json.dumps(asdict(state), indent=1) + "\n")
         return state

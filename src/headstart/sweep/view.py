@@ -125,7 +125,8 @@ def _table(cells: Sequence[Cell], kinds: Mapping[str, str], finished: Mapping[st
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         own = [cell for cell in cells if cell.dataset == dataset]
         counts = [str(sum(kinds[cell.name] == name for cell in own)) for name in names]
-        done = [(result.metrics["top1"], cell) for cell in own if (result := result_of(cell, finished))]
+        results = [(result.metrics, cell) for cell in own if (result := result_of(cell, finished))]
+        done = [(metrics["top1"], cell) for metrics, cell in results if "top1" in metrics]
         value, best = max(done, key=lambda row: row[0], default=(0.0, None))
         top1 = f"{value:.4f}" if best else ""
         table.add_row(dataset, *counts, top1, escape(describe(best, cells)) if best else "")

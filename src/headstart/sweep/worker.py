@@ -16,6 +16,7 @@ from dvc.cli import main as dvc
 from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError, StageCache, _can_hash, _get_stage_hash
 
+from headstart.errors import for_people
 from headstart.sweep.run_cell import persistently
 
 ENTRY = re.compile(r"[0-9a-f]{64}")  # the name of a run cache entry; others are files that are being written
@@ -37,7 +38,7 @@ def main() -> int:
     try:
         persistently(push, options.target, errors=Exception)  # the remotes' clients have their own
     except Exception as error:
-        print(f"error: the DVC remote does not take the results: {error}", file=sys.stderr)
+        print(f"error: the DVC remote does not take the results: {for_people(str(error))}", file=sys.stderr)
         return 1
     return 0
 

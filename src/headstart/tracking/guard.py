@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import tqdm
 
+from headstart.errors import masked, reason
+
 PATIENCE_SECONDS = 10.0  # before the first call: connecting takes 4 s, which a short stage need not pay
 FLUSH_SECONDS = 2.0  # between calls, at least ...
 PACE = 10.0  # ... and as many times what the last one took: a slow service takes a tenth of the time at most
@@ -66,8 +68,8 @@ class Guard:
     def warn(self, error: Exception) -> None:
         """Write one line on stderr, the first time only: of all stages of a run, which share the marker file."""
         if not self.marker.exists():
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            line = f"warning: {self.service} does not take the record of this run ({reason}); the run goes on without"
+            said = f"{self.service} does not take the record of this run ({reason(error)})"
+            line = f"warning: {said}; the run goes on without"
             tqdm.tqdm.write(line, file=sys.stderr)
         with suppress(OSError):
             self.marker.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,11 @@ def probe(uri: str, seconds: float) -> None:
 
     A refused connection, a hanging server, a corrupt file or a read-only folder are found without importing mlflow.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+        parts.port  # noqa: B018
+    except ValueError:  # whose words would hold a piece of the password
+        raise ValueError(f"{masked(uri)} is no URL; in a password / is %2F and @ %40") from None
     if parts.scheme in ("http", "https"):
         host = parts.netloc.rpartition("@")[2]  # without user and password
         url = f"{parts.scheme}://{host}{parts.path.rstrip('/')}/health"

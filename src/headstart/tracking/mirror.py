@@ -4,9 +4,10 @@ import copy
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,14 +15,18 @@ from typing import Any, TypeVar
 import filelock
 import psutil
 import torch
-from torch import Tensor, nn
+import tqdm
+from torch import nn
 
 from headstart import settings
+from headstart.data.arrays import Standardize
 from headstart.run import inputs, paths
 from headstart.run.params import Params
 from headstart.settings import leaves
-from headstart.tracking import guard, provenance
-from headstart.tracking.record import Record, now, saved, texts
+from headstart.tracking import guard, moved, provenance
+from headstart.tracking.names import DETAILS, child_params, parent_params, run_name
+from headstart.tracking.record import Record, now, saved
+from headstart.tracking.served import FromPixels
 
 PROBE_SECONDS = 3.0
 CONNECT_SECONDS = 60.0  # importing mlflow: 2.6 s; creating the store's tables: 6 s on 2 free cores
@@ -48,24 +53,55 @@ PARENT, CODE, RESULT, REUSED, ORIGINAL, FACTS, PROCESS = (
 OF_PARENT, COMMIT, SOURCE, NOTE = (
     f"mlflow.{name}" for name in ("parentRunId", "source.git.commit", "source.name", "note.content")
 )
-ERROR = "error"
+ERROR, CELL = "error", "cell"
 MODEL = "backbone"
 PICTURES = (".png", ".svg")
 
 T = TypeVar("T")
 
 
+class DeletedError(Exception):
+    """The experiment was deleted in MLflow, which keeps its name."""
+
+    def __init__(self, name: str, number: str):
+        super().__init__(
+            f"its experiment {name} was deleted; mlflow experiments restore --experiment-id {number}, or another name "
+            "in params.yaml: tracking.experiment"
+        )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a finished run tells its parent.
+
+    metrics: nested names; watched: those that come first, the others stand below DETAILS. facts: dataset -> what its
+    settings came to; inputs: rows of datasets as Record has them; note: Markdown on top of the run's page.
+    """
+
+    metrics: Mapping[str, Any]
+    files: Sequence[Path] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    watched: Collection[str] = ()
+    inputs: Sequence[dict[str, str]] = ()
+    note: str = ""
+
+
 class Mirror:
     """One parent run in MLflow's store. `attempt` is the way in; the other methods may raise."""
 
     def __init__(self, params: Params) -> None:
-        in_force = settings.flat(settings.of_run(params.settings))
-        self.params = texts(settings.without(in_force, "tracking"))
+        self.settings = params.settings
+        self.params = parent_params(params.settings)
         self.datasets = params.datasets
         self.experiment = params.tracking.experiment
+        self.model_name = params.tracking.registered_model
         origin = provenance.experiment()
-        self.name = origin.name or "workspace"
-        self.tags = {**provenance.git_state(), "dvc_experiment": origin.name, "dvc_baseline": origin.baseline}
+        self.name = run_name(params.datasets, params.projector, params.seed)
+        self.head = {"projector.frozen": str(params.projector.frozen).lower()}
+        cell = {key: value for key, value in self.params.items() if key != "seed"}
+        # runs of one cell differ in the seed alone
+        self.tags = {**provenance.git_state(), CELL: settings.digest(cell)[:10]}
+        self.tags |= {"dvc_experiment": origin.name, "dvc_baseline": origin.baseline}
         self.key = settings.digest(self.params, asdict(origin))
         self.uri = store_uri()
         self.waiting = paths.scratch() / "tracking" / settings.digest(self.key, self.uri, self.experiment)
@@ -77,7 +113,7 @@ class Mirror:
         )
         self.guard = guard.Guard("MLflow", self.waiting / "warned")
         self.client: Any = None
-        self.experiment_id = self.parent_id = ""
+        self.experiment_id = self.parent_id = self.said = ""
         self.started = now()
         self.told: dict[tuple[str, str], set[int]] = {}
 
@@ -88,6 +124,9 @@ class Mirror:
             self.guard.attempt(partial(guard.probe, self.uri, PROBE_SECONDS), 2 * PROBE_SECONDS, lock)
             and self.guard.attempt(self._connect, CONNECT_SECONDS, self.lock)
         )
+        if self.said:
+            tqdm.tqdm.write(self.said, file=sys.stderr)
+            self.said = ""
         done = done and self.guard.attempt(work, seconds, lock if alone else nullcontext())
         if not done:
             self.client = None
@@ -120,7 +159,10 @@ class Mirror:
         self.client.update_run(self.parent_id, status="RUNNING")
 
     def _find_experiment(self) -> str:
+        self.said = moved.repair(self.uri)
         found = self.client.get_experiment_by_name(self.experiment)
+        if found and found.lifecycle_stage != "active":
+            raise DeletedError(self.experiment, found.experiment_id)
         if found:
             return found.experiment_id
         # An SQL store would bind artifacts to the folder of this process, maybe a temporary copy; a server has its own.
@@ -152,8 +194,24 @@ class Mirror:
                 return
         source = {SOURCE: f"stages/{record.stage}.py", COMMIT: record.tags.get("git_commit", "")}
         tags = {**record.tags, **own, **source, OF_PARENT: self.parent_id}
-        run = self.client.create_run(self.experiment_id, record.started, tags, f"{record.stage} {record.dataset}")
+        name = self._child_name(record.stage, record.dataset)
+        run = self.client.create_run(self.experiment_id, record.started, tags, name)
         record.run_id = run.info.run_id
+        self._send_params(record.run_id, record.stage, record.dataset)
+
+    def _child_name(self, stage: str, dataset: str) -> str:
+        """A child's name, with the projector's where the stage sees one."""
+        told = any(key.startswith("projector.") for key in settings.deciding(self.settings, stage, dataset))
+        return f"{stage} {self.name.replace(', '.join(self.datasets), dataset, 1) if told else dataset}"
+
+    def _send_params(self, run_id: str, stage: str, dataset: str) -> None:
+        """Give a child the parameters that its stage reads, so that curves can be told apart by them."""
+        from mlflow.entities import Param
+
+        known = child_params(self.settings, self.params, stage, dataset)
+        known |= self.head if "projector.freeze" in known else {}
+        for params in _batches(known.items(), 100):
+            self.client.log_batch(run_id, params=[Param(*item) for item in params])
 
     def _untold(self, record: Record) -> list[tuple[str, float, int, int]]:
         """The metrics at steps that a resumed run lacks: resumed training repeats the steps since its checkpoint."""
@@ -202,47 +260,82 @@ class Mirror:
                 raise
             self.client.log_inputs(record.run_id, datasets=datasets)
 
-    def send_model(self, run_id: str, module: nn.Module, example_batch: Tensor) -> None:
-        """Log a module as an exported graph: it loads without this library, and runs no code of its own on loading."""
+    def send_model(self, run_id: str, backbone: nn.Module, size: int, standardize: Standardize | None) -> None:
+        """Log a backbone as an exported graph: it loads without this library and runs no code of its own on loading."""
         import mlflow
         from mlflow.models import Model, infer_signature
 
         mlflow.set_tracking_uri(self.uri)
-        network, example = copy.deepcopy(module).cpu().eval(), example_batch.detach().cpu()
+        network = FromPixels(copy.deepcopy(backbone).cpu(), standardize).eval()
+        example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # one image would fix the number of images
         with torch.no_grad():
             signature = infer_signature(example.numpy(), network(example).numpy())
-            logged = self.client.create_logged_model(self.experiment_id, MODEL, source_run_id=run_id)
+            known = self.params | self.head
+            logged = self.client.create_logged_model(self.experiment_id, MODEL, source_run_id=run_id, params=known)
             Model.log(
                 None,
                 flavor=mlflow.pytorch,
                 model_id=logged.model_id,
                 run_id=run_id,
                 pytorch_model=network,
-                input_example=example,
+                input_example=example.numpy(),  # of a tensor MLflow makes no pyfunc model
                 signature=signature,
                 # given, or MLflow loads the model in a process of its own to find out
                 pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
             )
+            if self.model_name:
+                mlflow.register_model(f"models:/{logged.model_id}", self.model_name)
 
-    def complete(self, metrics: Mapping[str, Any], files: Sequence[Path], facts: Mapping[str, Any]) -> None:
-        """Bring the parent up to date and finish it; facts: dataset -> what its settings came to."""
+    def complete(self, ended: Ended) -> None:
+        """Bring the parent up to date and finish it."""
         from mlflow.entities import Metric, Param, RunTag
 
         parent, time = self.parent_id, now()
-        for params in _batches(self.params.items(), 100):
+        for params in _batches((self.params | self.head).items(), 100):
             self.client.log_batch(parent, params=[Param(*item) for item in params])
-        self.client.log_batch(parent, tags=[RunTag(*item) for item in self.tags.items()])
-        self.client.set_tag(parent, FACTS, json.dumps(facts, sort_keys=True))
-        self.client.set_tag(parent, COMMIT, self.tags.get("git_commit", ""))
-        known = self.client.get_run(parent).data.metrics
-        values = {key: float(value) for key, value in leaves(metrics) if value is not None}
-        changed = [Metric(key, value, time, 0) for key, value in values.items() if known.get(key) != value]
+        tags = {**self.tags, FACTS: json.dumps(ended.facts, sort_keys=True), COMMIT: self.tags.get("git_commit", "")}
+        self.client.log_batch(parent, tags=[RunTag(*item) for item in {**tags, NOTE: ended.note}.items()])
+        run = self.client.get_run(parent)
+        names = {
+            key: key if key.partition(".")[0] in ended.watched else f"{DETAILS}{key}"
+            for key, _ in leaves(ended.metrics)
+        }
+        values = {names[key]: float(value) for key, value in leaves(ended.metrics) if value is not None}
+        changed = [Metric(key, value, time, 0) for key, value in values.items() if run.data.metrics.get(key) != value]
         for rows in _batches(changed, 1000):
             self.client.log_batch(parent, metrics=rows)
-        for file in files:
+        there = {entry.dataset.name for entry in run.inputs.dataset_inputs}
+        for row in ended.inputs:
+            if row["name"] not in there:
+                self.client.log_inputs(parent, datasets=[_dataset_input(**row)])
+        for file in ended.files:
             self.client.log_artifact(parent, str(file), "figures" if file.suffix in PICTURES else None)
         self._link(self._children())
+        self._score_models(ended)
         self.client.set_terminated(parent, "FINISHED")
+
+    def _score_models(self, ended: Ended) -> None:
+        """Give each logged backbone the scores of its probe, with their dataset, so that models can be ordered."""
+        from mlflow.entities import Metric
+
+        digests = {row["name"]: row["digest"] for row in ended.inputs}
+        for run in self._children():
+            if run.data.tags.get("stage") != "train_simclr":
+                continue
+            source, dataset = run.data.tags.get(ORIGINAL, run.info.run_id), run.data.tags["dataset"]
+            scores = {
+                name: row[dataset] for name, row in ended.metrics.items() if name in ended.watched and dataset in row
+            }
+            made = f"source_run_id = '{source}'"
+            for model in self.client.search_logged_models([self.experiment_id], made):
+                known = {metric.key: metric.value for metric in model.metrics or []}
+                about = {"model_id": model.model_id, "dataset_name": dataset, "dataset_digest": digests.get(dataset)}
+                rows = [
+                    Metric(name, float(value), now(), 0, **about, run_id=source)
+                    for name, value in scores.items()
+                    if known.get(name) != value
+                ]
+                self.client.log_batch(source, metrics=rows)
 
     def _link(self, children: list[Any]) -> None:
         """Tie children to the results in dvc.lock: what ran gets its key, what did not run a `reused` child."""
@@ -274,8 +367,9 @@ class Mirror:
         if originals:
             link = f"#/experiments/{self.experiment_id}/runs/{originals[0]}"
             tags |= {ORIGINAL: originals[0], NOTE: f"Not run again: DVC gave back the result of [this run]({link})."}
-        name = f"{result.stage} {result.dataset} (reused)"
+        name = f"{self._child_name(result.stage, result.dataset)} (reused)"
         run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+        self._send_params(run.info.run_id, result.stage, result.dataset)
         self.client.set_terminated(run.info.run_id, "FINISHED")
 
 

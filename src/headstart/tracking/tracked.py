@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import UserError
+from headstart.errors import UserError, reason
 from headstart.tracking import guard, mirror
+from headstart.tracking.names import DETAILS
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ def read_runs(experiment: str) -> list[TrackedRun]:
         if mirror.PARENT in run.data.tags and mirror.OF_PARENT not in run.data.tags:
             finished = run.info.status == "FINISHED"
             facts = json.loads(run.data.tags.get(mirror.FACTS, "{}"))
-            told = (run.data.params, run.data.metrics, facts)
-            parents[run.info.run_id] = TrackedRun(run.info.run_name, finished, *told)
+            metrics = {key.removeprefix(DETAILS): value for key, value in run.data.metrics.items()}
+            name = run.data.tags.get("dvc_experiment") or run.info.run_name
+            parents[run.info.run_id] = TrackedRun(name, finished, run.data.params, metrics, facts)
     for run in runs:
         parent = parents.get(run.data.tags.get(mirror.OF_PARENT, ""))
         source = by_id.get(run.data.tags.get(mirror.ORIGINAL, "")) if mirror.REUSED in run.data.tags else run
@@ -69,10 +71,12 @@ def all_runs(experiment: str) -> list[Any]:
         with guard.quiet():
             client = mirror.client_of(uri)
             found = client.get_experiment_by_name(experiment)
+            if found and found.lifecycle_stage != "active":
+                raise mirror.DeletedError(experiment, found.experiment_id)
             token = "" if found else None
             while token is not None:
                 page = client.search_runs([found.experiment_id], max_results=1000, page_token=token or None)
                 runs, token = runs + list(page), page.token or None
     except Exception as error:  # SQLAlchemy's, requests' and MLflow's own
-        raise UserError(f"{uri}: MLflow cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{uri}: MLflow cannot be read: {reason(error)}") from None
     return runs

@@ -10,19 +10,21 @@ No call raises, whatever MLflow does. A dead server costs nothing, a hanging one
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from headstart.errors import UserError
+from headstart.data.arrays import Standardize
+from headstart.errors import UserError, fitted, for_people
 from headstart.run import paths
 from headstart.run.params import Params
-from headstart.tracking import provenance
-from headstart.tracking.mirror import CALL_SECONDS, CODE, ERROR, UPLOAD_SECONDS, Mirror, client_of, store_uri
+from headstart.tracking import moved, provenance, system
+from headstart.tracking.mirror import CALL_SECONDS, CODE, ERROR, UPLOAD_SECONDS, Ended, Mirror, client_of, store_uri
 from headstart.tracking.mirror import close_lost as close_runs
 from headstart.tracking.record import Record, now
 
@@ -49,12 +51,8 @@ class StageRun:
         self.log_metrics({f"{section}/{key}": value for key, value in numbers.items()}, step=at)
 
     def log_dataset(self, name: str, meta: Mapping[str, Any]) -> None:
-        """Add a prepared dataset as an input: its `hash`, `num_images` per split and number of `classes`."""
-        profile = {"num_images": meta["num_images"], "num_classes": len(meta["classes"])}
-        source = {"uri": paths.prepared(name).as_posix()}
-        # MLflow takes 36 characters of a digest
-        row = {"name": name, "digest": meta["hash"][:36], "source": json.dumps(source), "profile": json.dumps(profile)}
-        self._record.inputs.append(row)
+        """Add a prepared dataset as an input, see dataset_row."""
+        self._record.inputs.append(dataset_row(name, meta))
         self._tell()
 
     def log_figure(self, path: Path) -> None:
@@ -62,13 +60,13 @@ class StageRun:
         self._record.figures.append(str(path.resolve()))
         self._tell()
 
-    def log_model(self, module: nn.Module, example_batch: Tensor) -> None:
-        """Add a module as the logged model `backbone`, in evaluation mode on the CPU, for mlflow.pytorch.load_model.
+    def log_model(self, backbone: nn.Module, size: int, standardize: Standardize | None) -> None:
+        """Add a backbone as the logged model `backbone`: uint8 images (N, size, size, 3) in, features (N, D) out.
 
-        `example_batch` is an input (B, ..) of at least two rows; B stays free. Off with `tracking.log_model`.
+        In evaluation mode on the CPU, for mlflow.pyfunc and mlflow.pytorch.load_model. Off with `tracking.log_model`.
         """
         if self._mirror and self._log_model and self._mirror.attempt(self._send, UPLOAD_SECONDS):
-            work = partial(self._mirror.send_model, self._record.run_id, module, example_batch)
+            work = partial(self._mirror.send_model, self._record.run_id, backbone, size, standardize)
             self._mirror.attempt(work, UPLOAD_SECONDS, alone=False)  # exporting takes seconds, other workers go on
 
     def close(self, status: str, error: BaseException | None = None) -> None:
@@ -77,7 +75,7 @@ class StageRun:
             return
         self._record.status, self._record.ended = status, now()
         if error is not None:
-            self._record.tags[ERROR] = f"{type(error).__name__}: {error}"[:500]
+            self._record.tags[ERROR] = fitted(for_people(f"{type(error).__name__}: {error}"), 500)
         # Who is told of a mistake need not wait for MLflow either.
         brief = error is None or isinstance(error, UserError)
         short = brief and not self._mirror.guard.tried and not self._mirror.guard.due()
@@ -86,6 +84,9 @@ class StageRun:
 
     def _tell(self) -> None:
         if self._mirror and self._mirror.guard.due():
+            time = now()
+            at = (time - self._record.started) // 1000
+            self._record.metrics += [(key, value, time, at) for key, value in system.sample().items()]
             self._mirror.attempt(self._send, CALL_SECONDS)
 
     def _send(self) -> None:
@@ -108,21 +109,34 @@ def stage_run(stage: str, dataset: str, params: Params) -> Iterator[StageRun]:
     run.close("FINISHED")
 
 
-def complete(
-    params: Params, metrics: Mapping[str, Any], files: Sequence[Path], facts: Mapping[str, Any] | None = None
-) -> None:
+def complete(params: Params, ended: Ended) -> None:
     """Give the parent run its metrics (nested names joined by dots), files and end; link the results that it reuses.
 
-    facts: dataset -> what its settings came to. Pictures go under figures/. Called again, it updates.
+    Pictures go under figures/. Called again, it updates.
     """
     if params.tracking.enabled:
         mirror = Mirror(params)
-        mirror.attempt(partial(mirror.complete, metrics, files, facts or {}), UPLOAD_SECONDS)
+        mirror.attempt(partial(mirror.complete, ended), UPLOAD_SECONDS)
         mirror.guard.forget()
 
 
-def close_lost(experiment: str) -> int:
-    """End the runs of an experiment that dead processes of this machine left running; return their number."""
+def dataset_row(name: str, meta: Mapping[str, Any]) -> dict[str, str]:
+    """Return a prepared dataset as MLflow's inputs have it: its `hash`, `num_images` per split, number of `classes`."""
+    profile = {"num_images": meta["num_images"], "num_classes": len(meta["classes"])}
+    source = {"uri": paths.prepared(name).as_posix()}
+    # MLflow takes 36 characters of a digest
+    return {"name": name, "digest": meta["hash"][:36], "source": json.dumps(source), "profile": json.dumps(profile)}
+
+
+def close_lost(experiment: str) -> tuple[int, str]:
+    """End the runs of an experiment that dead processes of this machine left running, in a store that may have moved.
+
+    Returns how many, and the experiment's id, empty where there is no such experiment (any more).
+    """
+    if said := moved.repair(store_uri()):
+        print(said, file=sys.stderr)
     client = client_of(store_uri())
     found = client.get_experiment_by_name(experiment)
-    return close_runs(client, found.experiment_id) if found else 0
+    if not found or found.lifecycle_stage != "active":
+        return 0, ""
+    return close_runs(client, found.experiment_id), found.experiment_id

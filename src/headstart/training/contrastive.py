@@ -336,9 +336,9 @@ class _Run:
     def judge(self, monitor: Callable[[nn.Module], float] | None, epoch: int, group: Group) -> float | None:
         """Return what the monitor says of the backbone after `epoch` on rank 0, None where it is not asked."""
         every = self.recipe.monitor_epochs
-        if not every or epoch % every:
+        if monitor is None or not every or epoch % every:
             return None
-        value = group.agree(monitor(self.model[0]) if monitor and group.rank == 0 else None)
+        value = group.agree(monitor(self.model[0]) if group.rank == 0 else None)
         self.model.train()
         return value
 

@@ -12,30 +12,19 @@ from headstart.study.claims.sensitivity import Assay, assays
 from headstart.study.claims.verdict import CANNOT_TELL, MARGIN, Verdict
 from headstart.study.metrics import TOP1
 from headstart.study.rows import judged_by
+from headstart.study.statements import STATEMENTS
 
-
-@dataclass(frozen=True)
-class Claim:
-    """What is claimed, and the function (rows, margin in points) -> verdict that judges it."""
-
-    statement: str
-    judge: Callable[[pd.DataFrame, float], Verdict]
-
-
-CLAIMS = {
-    "C1": Claim("An autoencoder's embedding layer beats a random first layer", paper.autoencoder_beats_random),
-    "C2": Claim("Sigmoid and tanh beat ReLU, in peaks and means", paper.sigmoid_and_tanh_beat_relu),
-    "C3": Claim("The frozen layer beats the trainable one", paper.frozen_beats_trainable),
-    "C4": Claim("Small projectors with a pretrained layer match wide random ones", paper.small_matches_wide),
-    "C5": Claim("Standardisation does not matter", paper.standardisation_does_not_matter),
-    "C6": Claim("Better reconstruction gives a better projector", mechanism.better_reconstruction_helps),
-    "C7": Claim(
-        "The gain is the autoencoder's content, not freezing, scale or structure", mechanism.content_explains_the_gain
-    ),
-    "C8": Claim("The final contrastive loss explains the gain", mechanism.loss_explains_the_gain),
-    "C9": Claim(
-        "Freezing alone helps: a frozen random layer beats a trainable one", mechanism.freezing_explains_the_gain
-    ),
+# claim -> the function (rows, margin in points) -> verdict that judges it
+CLAIMS: dict[str, Callable[[pd.DataFrame, float], Verdict]] = {
+    "C1": paper.autoencoder_beats_random,
+    "C2": paper.sigmoid_and_tanh_beat_relu,
+    "C3": paper.frozen_beats_trainable,
+    "C4": paper.small_matches_wide,
+    "C5": paper.standardisation_does_not_matter,
+    "C6": mechanism.better_reconstruction_helps,
+    "C7": mechanism.content_explains_the_gain,
+    "C8": mechanism.loss_explains_the_gain,
+    "C9": mechanism.freezing_explains_the_gain,
 }
 
 
@@ -43,7 +32,8 @@ CLAIMS = {
 class Answer:
     """A claim's verdict on all runs, and on those that did not fail (None where none failed).
 
-    score: what the runs are compared by; margin: points of it below which a difference does not matter.
+    score: what the runs are compared by; margin: points of it below which a difference does not matter. reason: that
+    of the verdict on all runs, without what is said of runs that cannot tell.
     """
 
     claim: str
@@ -52,6 +42,7 @@ class Answer:
     without_failed: Verdict | None
     score: str = TOP1
     margin: float = MARGIN
+    reason: str = ""
 
     @property
     def verdicts(self) -> list[tuple[str, Verdict]]:
@@ -74,12 +65,11 @@ def evaluate(runs: pd.DataFrame, claims: Sequence[str] = (), margin: float = MAR
     for name in claims or CLAIMS:
         if name not in CLAIMS:
             raise UserError(f"{name}: must be one of {', '.join(CLAIMS)}{nearest(name, CLAIMS)}")
-        claim = CLAIMS[name]
-        rest = runs[~runs["failed"]]
-        verdicts = [claim.judge(runs, margin), claim.judge(rest, margin) if len(rest) < len(runs) else None]
+        judge, rest = CLAIMS[name], runs[~runs["failed"]]
+        verdicts = [judge(runs, margin), judge(rest, margin) if len(rest) < len(runs) else None]
         everything, again = (verdict and _held(verdict, void, words) for verdict in verdicts)
-        assert everything is not None
-        answers.append(Answer(name, claim.statement, everything, again, score, margin))
+        assert verdicts[0] is not None and everything is not None
+        answers.append(Answer(name, STATEMENTS[name], everything, again, score, margin, verdicts[0].reason))
     return answers
 
 

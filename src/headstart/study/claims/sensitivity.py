@@ -14,6 +14,7 @@ from headstart.study import metrics
 from headstart.study.claims.contrasts import Contrast, arm, arm_name, paired_effects, sentence
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from headstart.study.claims.verdict import BETTER, WORSE, Effect, hull, outcome
+from headstart.study.protocols import groups
 from headstart.study.reconstruction import poor_autoencoder
 from headstart.study.rows import SCORE
 from headstart.study.writing import counted, span
@@ -48,12 +49,14 @@ class Gain:
 class Assay:
     """Whether the runs of a dataset and protocol can tell: `passes` is None where no baseline is known.
 
-    arm: whose runs stand for SimCLR; level: their mean score; gains: over each baseline; noise: the A/A pair's mean
+    place: the dataset, with what tells its protocols apart. arm: whose runs stand for SimCLR.
+    level: their mean score; gains: over each baseline; noise: the A/A pair's mean
     difference with its widest interval, None without such a pair; reason: a sentence.
     """
 
     dataset: str
     protocol: str
+    place: str
     score: str
     margin: float
     arm: str
@@ -72,8 +75,11 @@ class Assay:
 def assays(runs: pd.DataFrame, score: str, margin: float) -> list[Assay]:
     """Return an assay per dataset and protocol of finished runs, as rows.judged_by gives them."""
     filled = _with_known_baselines(runs)
-    groups = filled.groupby(["dataset", "protocol"], sort=True)
-    return [_assay(str(dataset), str(protocol), own, score, margin) for (dataset, protocol), own in groups]
+    places = filled.assign(place=groups(filled)).groupby(["dataset", "place", "protocol"], sort=True)
+    return [
+        _assay(str(dataset), str(protocol), str(place), own, score, margin)
+        for (dataset, place, protocol), own in places
+    ]
 
 
 def _with_known_baselines(runs: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +89,7 @@ def _with_known_baselines(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(**{name: runs.groupby(_SAME_START)[name].transform("max") for name in columns})
 
 
-def _assay(dataset: str, protocol: str, runs: pd.DataFrame, score: str, margin: float) -> Assay:
+def _assay(dataset: str, protocol: str, place: str, runs: pd.DataFrame, score: str, margin: float) -> Assay:
     own = arm(runs, *DEFAULT)
     name, own = (arm_name(*DEFAULT), own) if len(own) else ("all runs", runs)
     gains = tuple(_gain(own, baseline, score) for baseline in metrics.BASELINES)
@@ -91,7 +97,8 @@ def _assay(dataset: str, protocol: str, runs: pd.DataFrame, score: str, margin: 
     noise = _widest(pair) if pair else None
     passes, reason = _judge(gains, margin)
     level = float(own[SCORE].mean())
-    return Assay(dataset, protocol, score, margin, name, level, gains, noise, passes, f"{dataset}, {score}: {reason}")
+    told = f"{place}, {score}: {reason}"
+    return Assay(dataset, protocol, place, score, margin, name, level, gains, noise, passes, told)
 
 
 def _gain(runs: pd.DataFrame, baseline: str, score: str) -> Gain:

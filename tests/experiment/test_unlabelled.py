@@ -1,0 +1,87 @@
+"""Images without labels: what pretrains, what is judged, and what features say of themselves."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from headstart.data.arrays import NAMES, Split, load_split
+from headstart.evaluation.label_free import label_free_scores
+from headstart.experiment.judging import Judge
+from headstart.experiment.prepared import prepare
+from headstart.ingest.formats import Listing
+from headstart.ingest.pack import HELD_OUT, Packing, assign_splits, pack
+
+CPU = torch.device("cpu")
+
+
+def listing(labels: list[int], classes: list[str], splits: list[str] | None = None, size: int = 8) -> Listing:
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), size, size, 3), dtype=np.uint8)
+    names = [f"{number}.png" for number in range(len(labels))]
+    where = np.array(splits or ["train"] * len(labels))
+    return Listing("x", classes, names, np.array(labels), where, images.nbytes, lambda: enumerate(images))
+
+
+def packed(folder, found: Listing):
+    """The meta file's content and the dataset as a run sees it."""
+    folder.mkdir()
+    meta = pack(found, folder, Packing(8, None, 0.2, 0.2, 0, False), lambda done: None)
+    return meta, prepare({"dataset": "x", **meta}, partial(load_split, folder), size=8, standardize=True, device=CPU)
+
+
+def test_labels_for_a_part_pretrain_on_all_and_judge_on_the_labelled(tmp_path):
+    meta, data = packed(tmp_path / "x", listing([0] * 10 + [1] * 10 + [-1] * 30, ["a", "b"]))
+    assert meta["num_images"] == {"train": 42, "val": 4, "test": 4}
+    assert meta["num_unlabelled"] == {"train": 30, "val": 0, "test": 0}
+    assert len(data.pretrain.split.labels) == 42 and len(data.train.split.labels) == 12
+    assert data.train.split.labels.min() == 0 and (data.pretrain.split.labels[12:] == -1).all()
+    assert data.train.split.images.data_ptr() == data.pretrain.split.images.data_ptr(), "a part of the same memory"
+    assert (data.train.split.images == data.pretrain.split.images[:12]).all()
+    names = json.loads((tmp_path / "x" / NAMES).read_text())
+    assert {split: len(own) for split, own in names.items()} == meta["num_images"]
+    assert sorted(name for own in names.values() for name in own) == sorted(f"{k}.png" for k in range(50))
+    assert set(names["train"][12:]) == {f"{k}.png" for k in range(20, 50)}
+
+
+def test_without_any_label_most_images_pretrain(tmp_path):
+    meta, data = packed(tmp_path / "x", listing([-1] * 50, []))
+    assert meta["num_images"] == {"train": 32, "val": 8, "test": 10} and meta["classes"] == []
+    assert data.num_classes == 0 and len(data.test.split.labels) == 10
+    large = listing([-1] * 20000, [], size=4)
+    splits = assign_splits(large, np.arange(20000), Packing(8, None, 0.1, 0.2, 0, False))
+    assert {split: int((splits == split).sum()) for split in ("val", "test")} == {"val": HELD_OUT, "test": HELD_OUT}
+
+
+def test_labelled_datasets_are_what_they_were(tmp_path):
+    """No file and no key more: their arrays' digest decides which runs are comparable."""
+    meta, data = packed(tmp_path / "x", listing([0] * 10 + [1] * 10, ["a", "b"]))
+    assert "num_unlabelled" not in meta and not (tmp_path / "x" / NAMES).exists()
+    assert data.pretrain.split is data.train.split
+
+
+def test_scores_by_their_definition():
+    first = torch.eye(6, 8)
+    found = label_free_scores(first, first * 3)  # each view finds its own, which lies in the same direction
+    assert found["view_top1"] == 1 and found["alignment"] == pytest.approx(0, abs=1e-6)
+    assert found["rankme"] == pytest.approx(6, rel=1e-4)
+    # all pairs at distance sqrt(2): log exp(-2 * 2)
+    assert found["uniformity"] == pytest.approx(-4, rel=1e-5)
+    turned = label_free_scores(first, first.roll(1, 0))
+    assert turned["view_top1"] == 0 and turned["alignment"] == pytest.approx(2)
+    collapsed = label_free_scores(torch.ones(6, 8), torch.ones(6, 8))
+    assert collapsed["view_top1"] == pytest.approx(1 / 6) and collapsed["rankme"] == pytest.approx(1, rel=1e-3)
+    assert collapsed["uniformity"] == pytest.approx(0, abs=1e-6)
+
+
+def test_views_that_change_nothing_are_found_and_the_draw_repeats(tmp_path, views_of, split_of):
+    _, data = packed(tmp_path / "x", listing([-1] * 50, []))
+    flat = nn.Flatten()
+    same = Judge(data, None, views_of(), 0, None)
+    assert same.label_free(flat)["view_top1"] == 1 and same.label_free(flat)["alignment"] == pytest.approx(0, abs=1e-5)
+    cropped = Judge(data, None, views_of(crop_scale=[0.1, 0.3]), 0, None)
+    assert cropped.label_free(flat) == cropped.label_free(flat)
+    assert cropped.label_free(flat)["view_top1"] < 1
+    assert isinstance(split_of(0, 3), Split)
