@@ -31,7 +31,7 @@ def test_views_are_the_cpus(device, views_of, stored, size, rotate):
     drawn = draw(views, torch.full((24, 2), stored), generator(0, "views"))
     standardize = Standardize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
     exact = fixed_shape_views(images, drawn, views, size, standardize)
-    there = type(drawn)(*(part.to(device) for part in drawn.tensors()))
+    there = drawn.to(device)
     ours = fixed_shape_views(images.to(device), there, views, size, standardize)
     assert ours.device.type == device.type and ours.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(ours.cpu(), exact, atol=2e-4, rtol=0)

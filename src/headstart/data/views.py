@@ -73,6 +73,10 @@ class Draw:
         """Return the parameters of some of the views: a slice of them, or (M,) int64 indices."""
         return Draw(*(values[part] for values in self.tensors()))
 
+    def to(self, device: torch.device) -> "Draw":
+        """Return the parameters on a device."""
+        return Draw(*(values.to(device) for values in self.tensors()))
+
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the fields in their order."""
         return tuple(getattr(self, field.name) for field in fields(self))
