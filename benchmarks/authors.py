@@ -106,11 +106,13 @@ def their_steps(size: int, stored: int, batch_size: int, steps: int, device: tor
     criterion = BroadcastNTXent(setting.TEMPERATURE)
 
     def run() -> None:
-        for _, *views, _ in loader:
-            z_i, z_j = (head(backbone(view.to(device)).flatten(1)) for view in views)
-            optimizer.zero_grad()
-            criterion(torch.cat((z_i, z_j))).backward()
-            optimizer.step()
+        # torch's default, which their code leaves as it is; ours turns TF32 off
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+            for _, *views, _ in loader:
+                z_i, z_j = (head(backbone(view.to(device)).flatten(1)) for view in views)
+                optimizer.zero_grad()
+                criterion(torch.cat((z_i, z_j))).backward()
+                optimizer.step()
 
     return run
 
