@@ -31,7 +31,7 @@ def leave(folder, **values):
     (Path(folder) / "summary.json").write_text(json.dumps(values))
 
 
-if stage not in ("report", "track"):
+if stage not in ("check", "report", "track"):
     _, _, block = lock.names({key.removeprefix("--"): value for key, value in options.items()})
     used = Path("metrics/used", stage, "-".join(options.values()) + ".json")
     used.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +80,7 @@ if stage == "report":
     Path("metrics/all.json").write_text(json.dumps({"metrics": table, "facts": facts, "made_with": made_with}))
     for name in ("report.md", "report.html"):
         Path("metrics", name).write_text(str(loss))
+    leave("metrics/cards")
     leave("metrics/plots/images")
     Path("metrics/plots/simclr_loss.csv").write_text(f"epoch,dataset,train_loss\\n1,digits,{loss}\\n")
     Path("metrics/plots/probe_accuracy.csv").write_text(f"backbone,dataset,top1\\ntrained,digits,{loss / 20}\\n")

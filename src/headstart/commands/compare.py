@@ -1,6 +1,7 @@
 """Judge the claims C1 to C9 on runs, and print the verdicts with their numbers."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,8 @@ def compare(options: argparse.Namespace) -> None:
         table = replace(table, runs=chosen, notes=[*table.notes, *said_of])
     answers = claims.evaluate(table.runs, options.claim, margin, score)
     if not any(answer.everything.effects for answer in answers):
-        raise UserError(f"{source}: nothing to compare yet\n{lacking(answers)}")
+        print(f"{source}: nothing to compare yet; missing:\n{lacking(answers)}", file=sys.stderr)
+        raise UserError(f"{source}: nothing to compare yet; what is missing stands above")
     intro = [f"Claims on {source}", said, rows.describe(table), *notes, *table.notes]
     judged = rows.judged_by(table.runs, score)
     found = sensitivity.assays(judged, score, margin), sensitivity.signs_of_failure(judged, margin)
