@@ -38,6 +38,7 @@ FULL, SMALL = 1280, (160, 320, 640)
 FULL_REPEATS = 2
 FULL_BYTES = 21 * 2**30  # what one step of theirs takes at B = 1280, nearly all for the broadcast loss
 BARS = {"cpu": 15.0, "cuda": 20.0}
+GPU_SECONDS = 90.0  # in which a GPU machine is to end; no case begins in their second half
 
 
 def transform(size: int) -> transforms.Compose:
@@ -105,11 +106,13 @@ def their_steps(size: int, stored: int, batch_size: int, steps: int, device: tor
     criterion = BroadcastNTXent(setting.TEMPERATURE)
 
     def run() -> None:
-        for _, *views, _ in loader:
-            z_i, z_j = (head(backbone(view.to(device)).flatten(1)) for view in views)
-            optimizer.zero_grad()
-            criterion(torch.cat((z_i, z_j))).backward()
-            optimizer.step()
+        # torch's default, which their code leaves as it is; ours turns TF32 off
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+            for _, *views, _ in loader:
+                z_i, z_j = (head(backbone(view.to(device)).flatten(1)) for view in views)
+                optimizer.zero_grad()
+                criterion(torch.cat((z_i, z_j))).backward()
+                optimizer.step()
 
     return run
 
@@ -135,9 +138,16 @@ def available_bytes() -> int:
     return 0
 
 
-def small_batch(device: torch.device, batch_size: int, size: int, stored: int, repeats: int) -> list[Row]:
-    """Both paths in turn at a batch whose broadcast loss is small."""
-    steps = 4 if device.type == "cpu" else 10
+def small_batch(
+    device: torch.device,
+    batch_size: int,
+    size: int,
+    stored: int,
+    repeats: int,
+    steps: int = 4,
+    bar: float | None = None,
+) -> list[Row]:
+    """Both paths in turn at a batch whose broadcast loss fits beside ours."""
     source = setting.batches(steps * batch_size, size, device, stored)
     seconds = interleave(
         {
@@ -149,13 +159,13 @@ def small_batch(device: torch.device, batch_size: int, size: int, stored: int, r
     )
     case = f"{size} px, B = {batch_size}"
     return [
-        spread(f"{case}: ours over the authors' path", ratios(seconds["theirs"], seconds["ours"]), "x"),
+        spread(f"{case}: ours over the authors' path", ratios(seconds["theirs"], seconds["ours"]), "x", bar=bar),
         spread(f"{case}: the authors' path", [steps * batch_size / lap for lap in seconds["theirs"]], "images/s"),
     ]
 
 
-def full_size(device: torch.device) -> list[Row]:
-    """B = 1280: the loss extrapolated from smaller batches, and one whole guarded step beside our steps.
+def full_size() -> list[Row]:
+    """B = 1280 on a CPU: the loss extrapolated from smaller batches, and one whole guarded step beside our steps.
 
     Each in a process of its own: theirs needs nearly all memory of a 24 GB machine.
     """
@@ -168,7 +178,7 @@ def full_size(device: torch.device) -> list[Row]:
     rows = [spread(f"{case}: broadcast loss", [factor * FULL**2 for factor in factors], "s", note=note)]
     ours, theirs, peaks, gains = list[float](), list[float](), list[float](), list[float]()
     for _ in range(FULL_REPEATS):
-        if device.type == "cpu" and available_bytes() < FULL_BYTES:
+        if available_bytes() < FULL_BYTES:
             reason = f"needs {FULL_BYTES / 2**30:.1f} GiB, {available_bytes() / 2**30:.1f} are free"
             return [*rows, skipped(f"{case}: ours over the authors' path", reason)]
         before, slow, after = (in_new_process("benchmarks.authors", who) for who in ("ours", "theirs", "ours"))
@@ -184,7 +194,7 @@ def full_size(device: torch.device) -> list[Row]:
         spread(f"{case}: one whole step of the authors' path", theirs, "s"),
         spread(f"{case}: its peak memory", peaks, "GiB"),
         spread(f"{case}: our step", ours, "s"),
-        spread(f"{case}: ours over the authors' path", gains, "x", bar=BARS[device.type]),
+        spread(f"{case}: ours over the authors' path", gains, "x", bar=BARS["cpu"]),
     ]
 
 
@@ -207,15 +217,37 @@ def alone(who: str, device: torch.device) -> dict:
     return {"seconds": seconds, "peak": peak_bytes(device)}
 
 
+def on_gpu(device: torch.device) -> list[Row]:
+    """Both paths in turn in this process, whose memory holds the broadcast loss, until GPU_SECONDS are over.
+
+    Prints each row as it is there: a machine that is lent by the minute may end before the table.
+    """
+    begun, rows = time.perf_counter(), list[Row]()
+    # (pairs, pixels, pixels stored, steps of an epoch, laps, bar), what matters most first
+    for pairs, size, stored, steps, laps, bar in (
+        (FULL, 32, 32, 2, 2, BARS["cuda"]),
+        (256, 32, 32, 10, 3, None),
+        (392, 128, 256, 2, 2, None),
+    ):
+        if time.perf_counter() - begun > GPU_SECONDS / 2:
+            found = [skipped(f"{size} px, B = {pairs}", f"over {GPU_SECONDS / 2:.0f} s have gone by")]
+        else:
+            found = small_batch(device, pairs, size, stored, laps, steps, bar)
+        for row in found:
+            print(f"authors: {row.case}: {row.median} {row.unit} {row.note}".rstrip(), file=sys.stderr, flush=True)
+        rows += found
+    return rows
+
+
 def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
     """Measure at the paper's batch size, then at smaller ones."""
     if quick:
         return small_batch(device, 32, 32, 32, 1), "fp32"
-    # before this process has grown
-    rows = full_size(device)
-    rows += small_batch(device, 256, 32, 32, 3)
     if device.type == "cuda":
-        rows += small_batch(device, 392, 128, 256, 3)
+        return on_gpu(device), "fp32 (the authors' path)"
+    # before this process has grown
+    rows = full_size()
+    rows += small_batch(device, 256, 32, 32, 3)
     return rows, "fp32 (the authors' path)"
 
 

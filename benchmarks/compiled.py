@@ -11,7 +11,8 @@ import torch
 
 from benchmarks import setting
 from benchmarks.measure import Row, interleave, ratios, skipped, spread, synchronize
-from headstart.training.contrastive import training_step, use_bf16
+from headstart.precision import use_bf16
+from headstart.training.contrastive import training_step
 
 BATCH = 256
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks import setting
 from benchmarks.measure import Row, num_cores, skipped, spread, synchronize
 from benchmarks.step import our_steps
-from headstart.training.contrastive import use_bf16
+from headstart.precision import use_bf16
 
 PROCESSES = {"cpu": (1, 2), "cuda": (1, 2, 4, 8)}
 BATCH = 1280

@@ -8,7 +8,9 @@ from benchmarks import setting
 from benchmarks.measure import Row, interleave, ratios, spread, synchronize
 from headstart.data.arrays import Split
 from headstart.experiment.monitor import neighbours_monitor
-from headstart.training.contrastive import training_step, use_bf16
+from headstart.precision import use_bf16
+from headstart.replay import Replayed
+from headstart.training.contrastive import training_step
 from headstart.training.diagnostics import Diagnostics, Observer
 
 EVERY = 50
@@ -16,17 +18,27 @@ MAX_SHARE, MAX_MONITOR = 0.03, 0.05
 
 
 def measured_steps(images: int, batch_size: int, steps: int, device: torch.device) -> dict[str, object]:
-    """Return functions that train `steps` steps on a resident batch: none measured, all measured."""
+    """Return functions that train `steps` steps on a resident batch: none measured, all measured.
+
+    On a GPU a plain step is a replayed graph, and a measured one runs kernel by kernel.
+    """
     recipe, model = setting.recipe(), setting.model(device)
     optimizer = setting.sgd(model)
     source = setting.batches(images, 32, device)
     x_BCHW = source.pairs(torch.arange(batch_size), "step", 0, seed=0)
+    step = Replayed(
+        lambda rate: training_step(model, optimizer, x_BCHW, rate, recipe),
+        device,
+        name="step",
+        calls=10**6,
+        changes=(model, optimizer),
+    )
 
     def run(settings: Diagnostics) -> None:
         observer = Observer(settings)
-        for step in range(steps):
-            with observer.watching(step, model[0], model[1]):
-                training_step(model, optimizer, x_BCHW, 1e-3, recipe)
+        for number in range(steps):
+            with observer.watching(number, model[0], model[1]) as is_watched:
+                (step.kernel_by_kernel if is_watched else step)(1e-3)
         observer.rows()
 
     return {

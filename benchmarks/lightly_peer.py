@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks import setting
 from benchmarks.measure import Row, interleave, num_cores, ratios, skipped, spread
 from benchmarks.step import our_steps
-from headstart.training.contrastive import use_bf16
+from headstart.precision import use_bf16
 
 BARS = {"cpu": 1.3, "cuda": 5.0}
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from headstart.machine import processor
+from headstart.precision import use_ieee_float32
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow", "lightly", "kornia", "dvc", "mlflow")
@@ -131,7 +132,10 @@ def num_cores() -> int:
 
 def pick_device() -> torch.device:
     """Return the device the benchmarks run on: the first CUDA device where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    use_ieee_float32()
+    return torch.device("cuda")
 
 
 def describe_machine(device: torch.device) -> dict:

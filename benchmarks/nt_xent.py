@@ -85,7 +85,9 @@ def main(device: torch.device, quick: bool) -> tuple[list[Row], str]:
         for form in ("matmul", "broadcast"):
             if (form, num) in medians:
                 gain = medians[form, num] / medians["ours", num]
-                rows.append(Row(f"N = {num:,}: ours over {form}", gain, unit="x"))
+                # a step of the paper's is not to pay for a loss that fits any batch
+                bar = 1.0 if device.type == "cuda" and form == "matmul" and num == SIZES[0] else None
+                rows.append(Row(f"N = {num:,}: ours over {form}", gain, unit="x", bar=bar))
     return rows, "fp32"
 
 

@@ -21,7 +21,8 @@ from headstart.ingest.formats import digits, image_archive
 from headstart.ingest.pack import Packing, pack
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import Projector, build_projector
-from headstart.training.contrastive import Batches, train_simclr, use_bf16
+from headstart.precision import use_bf16
+from headstart.training.contrastive import Batches, train_simclr
 
 SEEDS = range(5)
 BACKBONE = Backbone(arch="resnet18", stem="stride2", weights="none")

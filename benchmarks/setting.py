@@ -75,10 +75,10 @@ def batches(num: int, size: int, device: torch.device, stored: int | None = None
     return Batches(split(num, stored or size, device), VIEWS, size, None)
 
 
-def model(device: torch.device) -> Network:
+def model(device: torch.device, backbone: Backbone = BACKBONE, head: Projector = PROJECTOR) -> Network:
     """Return backbone and projector as `train_simclr` holds them, in training mode."""
-    head = build_projector(PROJECTOR, num_features(BACKBONE), seed=0)
-    return Network(build_backbone(BACKBONE, seed=0), head).to(device, memory_format=torch.channels_last).train()
+    projector = build_projector(head, num_features(backbone), seed=0)
+    return Network(build_backbone(backbone, seed=0), projector).to(device, memory_format=torch.channels_last).train()
 
 
 def peer(device: torch.device) -> tuple[nn.Module, nn.Module, torch.optim.SGD]:

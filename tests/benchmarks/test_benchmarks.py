@@ -1,6 +1,7 @@
 """What benchmarks compare must compute the same, and what they report must be what they measured."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -45,6 +46,23 @@ for name in NAMES:
     importlib.import_module(f"benchmarks.{name}")
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_the_gpus_tests_are_found_there_and_skip_elsewhere_by_saying_why():
+    """With torch, torchvision, numpy, scipy, scikit-learn, safetensors, pydantic and pytest alone."""
+    script = """
+import sys
+for name in "yaml dvc mlflow pandas matplotlib tqdm psutil rich filelock jinja2 statsmodels requests PIL".split():
+    sys.modules[name] = None
+import pytest
+sys.exit(pytest.main(["-q", "-rs", "-p", "no:cacheprovider", "tests/cuda"]))
+"""
+    environment = os.environ | {"HEADSTART_REHEARSE": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert torch.cuda.is_available() or "needs a CUDA device: python -m pytest tests/cuda" in done.stdout
 
 
 def test_what_is_compared_runs_in_turn_and_warm_ups_do_not_count():

@@ -1,10 +1,21 @@
 """Draws of few labels, and the interval over them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
 
-from headstart.evaluation.few_labels import few_label_draws, few_share_draws, share_name, student_interval
+from headstart.evaluation import few_labels
+from headstart.evaluation.few_labels import (
+    few_label_draws,
+    few_label_top1,
+    few_share_draws,
+    share_name,
+    student_interval,
+)
+from headstart.evaluation.probe import Labelled, standardised_probe
+from tests.evaluation.recipe import RECIPE
 
 
 def test_few_label_draws_are_seeded_and_balanced(labelled):
@@ -60,3 +71,20 @@ def test_draws_per_class_are_those_of_the_first_results():
     """Printed by commit 407138b: few5 of earlier runs and of later ones is of the same rows."""
     draws = few_label_draws(np.repeat([0, 1, 2], [9, 7, 6]), 2, 2, seed=0)
     assert [rows.tolist() for rows in draws] == [[5, 1, 9, 10, 19, 17], [3, 0, 15, 10, 19, 21]]
+
+
+def test_equal_draws_are_fitted_once(monkeypatch):
+    """Of classes with one image each every draw is the whole split: 600 such classes did not end in 6 minutes."""
+    random = np.random.default_rng(0)
+    train, val, test = (Labelled(random.normal(size=(6, 4)).astype(np.float32), np.arange(6)) for _ in range(3))
+    fits, told = [], []
+
+    def counted(*arguments):
+        fits.append(1)
+        return standardised_probe(*arguments)
+
+    monkeypatch.setattr(few_labels, "standardised_probe", counted)
+    recipe = dataclasses.replace(RECIPE, few_labels=[1, 5], few_draws=3)
+    found = few_label_top1(train, val, test, recipe, num_classes=6, seed=0, on_fit=lambda: told.append(1))
+    assert (len(fits), len(told)) == (1, 6)
+    assert {len(values) for values in found.values()} == {3} and len({*found["few1"], *found["few5"]}) == 1

@@ -16,6 +16,7 @@ from headstart.errors import UserError
 from headstart.models.autoencoder import build_autoencoder
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import PROJECTOR_INITS, Projector, build_projector
+from headstart.precision import use_bf16
 from headstart.randomness import generator, global_seed
 from headstart.training import contrastive
 from headstart.training.contrastive import (
@@ -25,7 +26,6 @@ from headstart.training.contrastive import (
     SimCLR,
     train_simclr,
     training_step,
-    use_bf16,
     validation_loss,
 )
 from headstart.training.diagnostics import Diagnostics, Observer

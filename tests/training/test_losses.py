@@ -7,10 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from headstart.randomness import generator
 from headstart.training import losses
+from headstart.training.losses import _is_cold as is_cold
 from headstart.training.losses import nt_xent
+
+
+@pytest.fixture(autouse=True, params=["tiles", "one matrix"])
+def form(request, monkeypatch) -> str:
+    """The CPU's form; an accelerator's where the matrix of similarities is small."""
+    if request.param == "one matrix":
+        monkeypatch.setattr(losses, "_as_one_matrix", lambda z, temperature, group: not is_cold(temperature, z.dtype))
+    return request.param
 
 
 def projections(pairs: int, dim: int = 5, seed: int = 0) -> Tensor:
@@ -167,3 +177,45 @@ def test_tiles_are_kept_for_the_backward_pass_only_where_they_are_few(monkeypatc
         nt_xent(z_ND, 0.5, 300).backward()
     diagonal, above = 2, 1
     assert largest.products == products * above + (products - 1) * diagonal
+
+
+class Launches(TorchDispatchMode):
+    """Counts operators that are kernels, and how often they read or write a whole matrix of similarities."""
+
+    VIEWS = (
+        "t",
+        "view",
+        "slice",
+        "detach",
+        "expand",
+        "unsqueeze",
+        "select",
+        "transpose",
+        "diagonal",
+        "permute",
+        "split",
+    )
+
+    def __init__(self, num: int):
+        super().__init__()
+        self.num, self.kernels, self.passes = num, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.name().removeprefix("aten::").split(".")[0] not in self.VIEWS:
+            self.kernels += 1
+            found = [each for each in tree_leaves((args, result)) if isinstance(each, Tensor)]
+            self.passes += sum(each.numel() >= self.num**2 for each in found)
+        return result
+
+
+def test_an_accelerator_launches_fewer_kernels_than_for_the_plain_form(form):
+    """And a third of its passes over the matrix: what a step costs there at the paper's sizes."""
+    found = {}
+    for name, loss in (("ours", nt_xent), ("plain", plain)):
+        z_ND = torch.randn(200, 16, requires_grad=True)
+        with Launches(200) as found[name]:
+            loss(z_ND, 0.5).backward()
+    if form == "one matrix":
+        assert found["ours"].kernels < found["plain"].kernels
+        assert 3 * found["ours"].passes <= found["plain"].passes

@@ -1,5 +1,6 @@
 """The prepared dataset: one uint8 array per split, and what is known about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +76,18 @@ class Standardize:
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
         """Return (x - mean) / std, same shape; a constant channel, of std 0, is only shifted."""
-        mean = torch.tensor(self.mean, device=x_BCHW.device)[:, None, None]
-        std = torch.tensor(self.std, device=x_BCHW.device)[:, None, None]
-        return (x_BCHW - mean) / torch.where(std > 0, std, 1.0)
+        mean, std = (constant(values, x_BCHW.device)[:, None, None] for values in (self.mean, self.divisors))
+        return (x_BCHW - mean) / std
+
+    @property
+    def divisors(self) -> tuple[float, ...]:
+        """The deviations, 1 in place of 0."""
+        return tuple(std if std > 0 else 1.0 for std in self.std)
+
+
+def constant(values: Sequence[float], device: torch.device) -> Tensor:
+    """Return host numbers as (n,) float32 on a device, written by kernels: a copy would make the host wait for it."""
+    return torch.stack([torch.full((), value, device=device) for value in values])
 
 
 def array_path(folder: Path, split: str, part: str) -> Path:

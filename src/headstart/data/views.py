@@ -1,8 +1,9 @@
-"""Random views of a batch of stored images, made on the device, each image with its own parameters.
+"""Random views of a batch of stored images, each image with its own parameters.
 
-`draw` turns a generator into plain numbers (on the host: no device sync, the same on every device); `render` turns
-images and numbers into views. The steps and distributions are those of torchvision's RandomResizedCrop, RandomRotation,
-RandomHorizontalFlip, ColorJitter, RandomGrayscale and GaussianBlur in SimCLR's order (Chen et al. 2020, appendix A).
+`draw` turns a generator into plain numbers, on the host and so the same for every device; `render` turns images and
+numbers into views on the CPU (on an accelerator device_views.py does). The steps and distributions are those of
+torchvision's RandomResizedCrop, RandomRotation, RandomHorizontalFlip, ColorJitter, RandomGrayscale and GaussianBlur in
+SimCLR's order (Chen et al. 2020, appendix A).
 
 Crops are resampled by two matrix products with anti-aliased triangle filters, which equals torchvision's
 `resized_crop(..., antialias=True)` and, fed with stored images of another aspect ratio, keeps the original geometry.
@@ -15,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from headstart.data.arrays import cut_8_bit
+from headstart.data.arrays import constant, cut_8_bit
 from headstart.knobs import Interval, Range
 
 Probability = Annotated[float, Range(0, 1)]
@@ -70,7 +71,15 @@ class Draw:
 
     def rows(self, part: slice | Tensor) -> "Draw":
         """Return the parameters of some of the views: a slice of them, or (M,) int64 indices."""
-        return Draw(*(getattr(self, field.name)[part] for field in fields(self)))
+        return Draw(*(values[part] for values in self.tensors()))
+
+    def to(self, device: torch.device) -> "Draw":
+        """Return the parameters on a device."""
+        return Draw(*(values.to(device) for values in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the fields in their order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     def cropped(self) -> "Draw":
         """Return the parameters of what is left to do with views that are cut out already."""
@@ -120,36 +129,32 @@ def _crop_boxes(views: Views, sizes: Tensor, generator: torch.Generator, attempt
 
 
 def render(images: Tensor, drawn: Draw, views: Views, size: int) -> Tensor:
-    """Return B views: (B, 3, size, size) float32 in [0, 1], on the device of `images`.
+    """Return B views: (B, 3, size, size) float32 in [0, 1], on the CPU.
 
-    images: (B, S, S, 3) uint8, whatever the original aspect ratio (the boxes are shares of it). On the CPU, where S is
-    larger than size, crops have edges at whole stored pixels and 8-bit values, as Pillow's have.
+    images: (B, S, S, 3) uint8, whatever the original aspect ratio (the boxes are shares of it). Where S is larger than
+    size, crops have edges at whole stored pixels and 8-bit values, as Pillow's have.
     """
-    if images.device.type != "cpu":
-        return _render(images, drawn, views, size)
     chunk = max(1, CHUNK_BYTES // (12 * size * size))
     parts = [slice(start, start + chunk) for start in range(0, len(images), chunk)]
     return torch.cat([_render(images[part], drawn.rows(part), views, size) for part in parts])
 
 
 def _render(images: Tensor, drawn: Draw, views: Views, size: int) -> Tensor:
-    device = images.device
     rotated = bool(drawn.angle.any())
-    if device.type == "cpu" and images.shape[1] > size and not rotated:
+    if images.shape[1] > size and not rotated:
         x_BCHW = _crop_8_bit(images, drawn.box, size, drawn.flip).float().div_(255)
     else:
         x_BCHW = images.permute(0, 3, 1, 2).float().div_(255)
         if rotated:
-            x_BCHW = _rotate(x_BCHW, _to(drawn.angle, device))
-        x_BCHW = resized_crop(x_BCHW, _to(drawn.box, device), size, _to(drawn.flip, device))
+            x_BCHW = rotate(x_BCHW, drawn.angle)
+        x_BCHW = resized_crop(x_BCHW, drawn.box, size, drawn.flip)
     x_BCHW = _jitter(x_BCHW, drawn)
-    rows = _rows(drawn.grey, device)
+    rows = drawn.grey.nonzero()[:, 0]
     if len(rows):
-        x_BCHW[rows] = _grey(x_BCHW[rows]).expand(-1, 3, -1, -1)
-    rows = _rows(drawn.blurred, device)
+        x_BCHW[rows] = to_grey(x_BCHW[rows]).expand(-1, 3, -1, -1)
+    rows = drawn.blurred.nonzero()[:, 0]
     if len(rows):
-        taps = odd(views.blur_kernel * size)
-        x_BCHW[rows] = gaussian_blur(x_BCHW[rows], _to(drawn.sigma[drawn.blurred], device), taps)
+        x_BCHW[rows] = gaussian_blur(x_BCHW[rows], drawn.sigma[rows], odd(views.blur_kernel * size))
     return x_BCHW
 
 
@@ -170,7 +175,7 @@ def resize(images: Tensor, size: int) -> Tensor:
     x_NCHW = images.permute(0, 3, 1, 2).float().div_(255)
     if x_NCHW.shape[-1] == size:
         return x_NCHW
-    box = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=images.device).expand(len(images), 4)
+    box = constant([0.0, 0.0, 1.0, 1.0], images.device).expand(len(images), 4)
     return resized_crop(x_NCHW, box, size)
 
 
@@ -179,33 +184,20 @@ def odd(value: float) -> int:
     return int(value) + (int(value) % 2 == 0)
 
 
-def _to(values: Tensor, device: torch.device) -> Tensor:
-    return (
-        values.to(device, non_blocking=True)
-        if device.type == "cpu"
-        else values.pin_memory().to(device, non_blocking=True)
-    )
-
-
-def _rows(mask: Tensor, device: torch.device) -> Tensor:
-    # found on the host: nonzero() of a device tensor would wait for the device
-    return _to(mask.nonzero()[:, 0], device)
-
-
 def resized_crop(x_BCHW: Tensor, box: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
     """Return each image's box resampled to (size, size), bilinear with anti-aliasing, mirrored where `flip` is set.
 
     box: (B, 4) top, left, height, width as shares of the image. Equals torchvision's resized_crop(antialias=True).
     """
     height, width = x_BCHW.shape[-2:]
-    rows = _triangle_filter(box[:, 0] * height, box[:, 2] * height, height, size)
-    columns = _triangle_filter(box[:, 1] * width, box[:, 3] * width, width, size)
+    rows = triangle_filter(box[:, 0] * height, box[:, 2] * height, height, size)
+    columns = triangle_filter(box[:, 1] * width, box[:, 3] * width, width, size)
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     return (rows[:, None] @ x_BCHW @ columns[:, None].transpose(-1, -2)).clamp_(0, 1)
 
 
-def _triangle_filter(start: Tensor, length: Tensor, num_in: int, num_out: int) -> Tensor:
+def triangle_filter(start: Tensor, length: Tensor, num_in: int, num_out: int) -> Tensor:
     """(B, num_out, num_in) resampling weights of the segment [start, start + length) pixels, rows summing to one."""
     scale = (length / num_out)[:, None, None]
     support = scale.clamp(min=1)
@@ -219,7 +211,7 @@ def _triangle_filter(start: Tensor, length: Tensor, num_in: int, num_out: int) -
     return weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
-def _rotate(x_BCHW: Tensor, degrees: Tensor) -> Tensor:
+def rotate(x_BCHW: Tensor, degrees: Tensor) -> Tensor:
     """Rotate about the centre, bilinear, black outside; counter-clockwise as torchvision.functional.rotate."""
     radians = torch.deg2rad(degrees)
     cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
@@ -230,18 +222,17 @@ def _rotate(x_BCHW: Tensor, degrees: Tensor) -> Tensor:
 
 def _jitter(x_BCHW: Tensor, drawn: Draw) -> Tensor:
     """Brightness, contrast, saturation and hue in each image's own order, clamped after every step."""
-    device = x_BCHW.device
     for step in range(4):
-        for kind, adjust in enumerate((_brightness, _contrast, _saturation, hue_shift)):
+        for kind, adjust in enumerate(ADJUST):
             mask = (drawn.order[:, step] == kind) & (drawn.factors[:, kind] != NEUTRAL[kind])
-            rows = _rows(mask, device)
+            rows = mask.nonzero()[:, 0]
             if len(rows):
-                factor = _to(drawn.factors[mask, kind], device)[:, None, None, None]
-                x_BCHW[rows] = adjust(x_BCHW[rows], factor)
+                x_BCHW[rows] = adjust(x_BCHW[rows], drawn.factors[rows, kind][:, None, None, None])
     return x_BCHW
 
 
-def _grey(x_BCHW: Tensor) -> Tensor:
+def to_grey(x_BCHW: Tensor) -> Tensor:
+    """Return the luma (B, 1, H, W) of RGB images."""
     red, green, blue = x_BCHW.unbind(1)
     return (GREY_WEIGHTS[0] * red + GREY_WEIGHTS[1] * green + GREY_WEIGHTS[2] * blue)[:, None]
 
@@ -251,12 +242,12 @@ def _brightness(x_BCHW: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(x_BCHW: Tensor, factor: Tensor) -> Tensor:
-    mean = _grey(x_BCHW).mean((-3, -2, -1), keepdim=True)
+    mean = to_grey(x_BCHW).mean((-3, -2, -1), keepdim=True)
     return torch.lerp(mean, x_BCHW, factor).clamp_(0, 1)
 
 
 def _saturation(x_BCHW: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_grey(x_BCHW), x_BCHW, factor).clamp_(0, 1)
+    return torch.lerp(to_grey(x_BCHW), x_BCHW, factor).clamp_(0, 1)
 
 
 def hue_shift(x_BCHW: Tensor, turns: Tensor) -> Tensor:
@@ -274,22 +265,32 @@ def hue_shift(x_BCHW: Tensor, turns: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     sector = sector.add_(6 * turns[:, 0])[:, None]
-    offset = torch.tensor([5.0, 3.0, 1.0], device=x_BCHW.device)[None, :, None, None]
+    offset = torch.arange(5.0, 0.0, -2.0, device=x_BCHW.device)[None, :, None, None]  # 5, 3, 1 without a copy
     k = (sector + offset).remainder_(6)
     return torch.minimum(k, 4 - k).clamp_(0, 1).mul_(chroma[:, None]).neg_().add_(value[:, None])
 
 
+ADJUST = (_brightness, _contrast, _saturation, hue_shift)  # by their numbers in Draw.order
+
+
 def gaussian_blur(x_BCHW: Tensor, sigma: Tensor, taps: int) -> Tensor:
     """Blur each image with its own sigma (B,), `taps` odd, reflected borders; as torchvision's gaussian_blur."""
-    size = x_BCHW.shape[-1]
+    band = blur_band(sigma, taps, x_BCHW.shape[-1])[:, None]
+    return band @ x_BCHW @ band.transpose(-1, -2)
+
+
+def blur_band(sigma: Tensor, taps: int, size: int, blurred: Tensor | None = None) -> Tensor:
+    """Return (B, size, size) matrices that blur along one axis; the identity where `blurred` (B,) is not set."""
     half = min(taps // 2, size - 1)
-    offsets = torch.arange(-half, half + 1, device=x_BCHW.device)
+    offsets = torch.arange(-half, half + 1, device=sigma.device)
     kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
+    if blurred is not None:
+        kernel = torch.where(blurred[:, None], kernel, (offsets == 0).to(kernel.dtype))
     # a banded (size, size) matrix per image whose taps beyond the border fold back onto their mirror pixel
-    source = torch.arange(size, device=x_BCHW.device)[:, None] + offsets
+    source = torch.arange(size, device=sigma.device)[:, None] + offsets
     source = torch.where(source < 0, -source, source)
     source = torch.where(source >= size, 2 * (size - 1) - source, source)
-    one_hot = torch.nn.functional.one_hot(source, size).to(kernel.dtype)  # (size, taps, size)
-    band = torch.einsum("bt,stu->bsu", kernel, one_hot)[:, None]
-    return band @ x_BCHW @ band.transpose(-1, -2)
+    # (size, taps, size); torch's one_hot reads its greatest index on the host
+    one_hot = (source[..., None] == torch.arange(size, device=sigma.device)).to(kernel.dtype)
+    return torch.einsum("bt,stu->bsu", kernel, one_hot)

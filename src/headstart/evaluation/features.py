@@ -1,6 +1,7 @@
 """Frozen features of un-augmented images: the backbone's and, behind it, those of the projector's layers."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from headstart.data.arrays import Split, Standardize
 from headstart.data.views import resize
 from headstart.models.projector import layer_outputs
+from headstart.precision import autocast_anew
+from headstart.replay import Replayed
 
 Allocate = Callable[[tuple[int, int]], np.ndarray]  # (N, D) -> a float32 array to fill
 
@@ -41,9 +44,14 @@ def extract_layers(
     """
     backbone.eval()
     layers: dict[str, np.ndarray] = {}
+    outputs = Replayed(
+        partial(_outputs, backbone, projector, split, image_size, standardize),
+        split.images.device,
+        name="feature extraction",
+        calls=len(split.images) // batch_size,
+    )
     for rows in torch.arange(len(split.images)).split(batch_size):
-        outputs = _outputs(backbone, projector, split.images[rows[0] : rows[-1] + 1], image_size, standardize)
-        for name, values in outputs.items():
+        for name, values in outputs(rows).items():
             if name not in layers:
                 layers[name] = allocate((len(split.images), values.shape[1]))
             layers[name][rows[0] : rows[-1] + 1] = values.float().cpu().numpy()
@@ -53,12 +61,14 @@ def extract_layers(
 def _outputs(
     backbone: nn.Module,
     projector: nn.Sequential | None,
-    images: Tensor,
+    split: Split,
     image_size: int,
     standardize: Standardize | None,
+    rows: Tensor,
 ) -> dict[str, Tensor]:
-    x_NCHW = resize(images, image_size)
+    x_NCHW = resize(split.images[rows], image_size)
     if standardize is not None:
         x_NCHW = standardize(x_NCHW)
-    features = backbone(x_NCHW.contiguous(memory_format=torch.channels_last))
-    return {"backbone": features} | (layer_outputs(projector.eval(), features) if projector is not None else {})
+    with autocast_anew(x_NCHW.device):
+        features = backbone(x_NCHW.contiguous(memory_format=torch.channels_last))
+        return {"backbone": features} | (layer_outputs(projector.eval(), features) if projector is not None else {})

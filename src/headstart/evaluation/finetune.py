@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from headstart.data.arrays import Split, Standardize
-from headstart.data.views import Views, draw, render
+from headstart.data.device_views import network_input
+from headstart.data.views import Draw, Views, draw
 from headstart.evaluation.features import extract_features
 from headstart.randomness import generator
+from headstart.replay import Replayed, on_cuda, rated
 
 # SimCLR's: SGD with Nesterov momentum, batch 256, learning rate 0.05 at it, no weight decay
 BATCH, RATE, MOMENTUM = 256, 0.05, 0.9
@@ -42,24 +44,40 @@ def finetune(
     model = nn.Sequential(copy.deepcopy(backbone), head).to(train.images.device)
     batch_size = min(BATCH, len(train.labels))
     steps = len(train.labels) // batch_size
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE * batch_size / BATCH, momentum=MOMENTUM, nesterov=True)
+    rate = RATE * batch_size / BATCH
+    fused = True if on_cuda(list(model.parameters())) else None  # a fused step reads its rate on the device
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM, nesterov=True, fused=fused)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     geometry = replace(views, jitter=0.0, grey=0.0, blur=0.0)
+    step = _stepping(model, optimizer, train, geometry, image_size, standardize, calls=epochs * steps)
     for epoch in range(epochs):
         model.train()
         order = torch.randperm(len(train.labels), generator=generator(seed, "finetune", "order", epoch))
         for k, rows in enumerate(order.split(batch_size)[:steps]):
             drawn = draw(geometry, train.sizes[rows], generator(seed, "finetune", "step", epoch * steps + k))
-            x_BCHW = render(train.images[rows.to(train.images.device)], drawn, geometry, image_size)
-            _step(model, optimizer, standardize(x_BCHW) if standardize else x_BCHW, train.labels[rows])
+            step(optimizer.param_groups[0]["lr"], rows, train.labels[rows], *drawn.tensors())
             scheduler.step()
         on_epoch()
     predicted = extract_features(model, test, image_size, standardize).argmax(1)
     return float((predicted == test.labels.numpy()).mean())
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x_BCHW: Tensor, labels: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    logits = model(x_BCHW.contiguous(memory_format=torch.channels_last))
-    nn.functional.cross_entropy(logits, labels.to(logits.device)).backward()
-    optimizer.step()
+def _stepping(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: Split,
+    geometry: Views,
+    image_size: int,
+    standardize: Standardize | None,
+    calls: int,
+) -> Replayed:
+    """Return (rate, rows, labels, fields of Draw): a training step."""
+
+    def step(rate: float | Tensor, rows: Tensor, labels: Tensor, *drawn: Tensor) -> None:
+        x_BCHW = network_input(train.images[rows], Draw(*drawn), geometry, image_size, standardize)
+        optimizer.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(model(x_BCHW), labels).backward()
+        with rated(optimizer, rate):
+            optimizer.step()
+
+    return Replayed(step, train.images.device, name="fine-tuning", calls=calls, changes=(model, optimizer))

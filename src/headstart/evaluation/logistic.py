@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, one_hot
 
+from headstart.evaluation.lbfgs import minimise
+
 # How far above its least value the objective may end, relative to itself
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 10_000
+SMALL = 2**18  # values of all features: an accelerator would wait for launches
+MANY = 2**16  # weights beyond which scipy's L-BFGS spends its time beside the problem
 
 
 def regularisation_path(
@@ -23,13 +27,27 @@ def regularisation_path(
 
     features (N, D) float, labels (N,) int64. Each fit minimises scikit-learn's objective, C * sum of losses + |W|^2 / 2
     with a free bias, to a relative 1e-5 (of two classes the penalised W is the one row of log-odds), and starts from
-    the one before.
+    the one before; on an accelerator all are made at once. There, too, a small problem is the CPU's.
     """
+    if features.size < SMALL:
+        device = torch.device("cpu")
     problem = _Whitened(torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device))
-    point = np.zeros((problem.num_classes, problem.x_NR.shape[1] + 1))
-    for strength in sorted(strengths):
-        point = problem.minimise(strength, point)
+    shape, ascending = (problem.num_classes, problem.x_NR.shape[1] + 1), sorted(strengths)
+    point = np.zeros(shape)
+    if _at_once(device):
+        points = problem.minimise_at_once(ascending, np.stack([point] * len(ascending)))
+        yield from ((strength, *problem.original(each)) for strength, each in zip(ascending, points, strict=True))
+        return
+    for strength in ascending:
+        if point.size > MANY:
+            point = problem.minimise_at_once([strength], point[None])[0]
+        else:
+            point = problem.minimise(strength, point)
         yield strength, *problem.original(point)
+
+
+def _at_once(device: torch.device) -> bool:
+    return device.type != "cpu"
 
 
 class _Whitened:
@@ -84,6 +102,40 @@ class _Whitened:
         found = minimize(objective, first, jac=True, method="L-BFGS-B", callback=stop_when_converged, options=limits)
         return found.x.reshape(start.shape) * scale
 
+    def minimise_at_once(self, strengths: Sequence[float], starts: np.ndarray) -> np.ndarray:
+        """Return the minimisers (P, K, R + 1) at P strengths, from points to start at."""
+        given = torch.tensor(strengths, dtype=torch.float64, device=self.x_NR.device)
+        curvature = torch.cat([self.eigenvalues_R, self.eigenvalues_R.new_tensor([len(self.labels_N1)])])
+        curvature = given[:, None] / 2 * curvature
+        curvature[:, :-1] += self.penalty
+        scale = curvature.rsqrt().float()[:, None]  # (P, 1, R + 1)
+
+        def objective(points: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            value, gradient = self._values(given[which], points.view(len(which), *starts.shape[1:]) * scale[which])
+            left = _squares(gradient[..., :-1]) / (2 * self.penalty)
+            scaled = gradient.mul_(scale[which])
+            left += 50 * _squares(scaled[..., -1:])
+            return value, scaled.flatten(1), left <= TOLERANCE * value
+
+        first = (torch.from_numpy(starts).to(given.device) / scale).flatten(1).float()
+        found = minimise(objective, first, MAX_ITERATIONS)
+        return (found.view(starts.shape) * scale).double().cpu().numpy()
+
+    def _values(self, strengths: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """`_value` of several strengths (A,) at once: float64 (A,), and gradients (A, K, R + 1) float32."""
+        weights, num = points[..., :-1], len(strengths)
+        logits = torch.addmm(points[..., -1].flatten(), self.x_NR, weights.flatten(0, 1).T)
+        log_p = logits.view(len(self.x_NR), num, -1).log_softmax(2)
+        labels = self.labels_N1[:, None].expand(-1, num, -1)
+        loss = -log_p.gather(2, labels)[..., 0].sum(0, dtype=torch.float64)
+        slope = log_p.exp_().sub_(self.target_NK[:, None]).flatten(1)
+        gradient = torch.empty_like(points)
+        gradient[..., :-1] = (slope.T @ self.x_NR).view(weights.shape)
+        gradient[..., -1] = slope.sum(0).view(num, -1)
+        gradient *= strengths.float()[:, None, None]
+        gradient[..., :-1] += self.penalty * weights
+        return strengths * loss + self.penalty / 2 * _squares(weights), gradient
+
     def original(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return weight (K, D) and bias (K,) for the features as they came."""
         weight = point[:, :-1] @ self.basis_DR.cpu().numpy().T
@@ -99,3 +151,8 @@ class _Whitened:
         gradient = torch.cat([slope.T @ self.x_NR, slope.sum(0)[:, None]], 1).double() * strength
         gradient[:, :-1] += self.penalty * weight
         return strength * float(loss) + self.penalty / 2 * float(weight.square().sum()), gradient.cpu().numpy()
+
+
+def _squares(values: Tensor) -> Tensor:
+    """Sums of squares, (A, K, R) -> (A,) float64: of float32 rows, then of their sums."""
+    return torch.linalg.vecdot(values, values).sum(1, dtype=torch.float64)

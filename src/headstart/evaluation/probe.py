@@ -4,7 +4,7 @@ scikit-learn is imported where it is used: every stage reads `Probe`, one fits p
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -110,15 +110,24 @@ def converged_probe(
     scikit-learn's (see `regularisation_path`). A class without training rows is never predicted.
     """
     mean, scale = standardisation((statistics or train).features)
+    train, val = (Labelled((part.features - mean) / scale, part.labels) for part in (train, val))
+    fit = standardised_probe(train, val, strengths, num_classes, device)
+    return replace(fit, probe=replace(fit.probe, mean=mean, scale=scale))
+
+
+def standardised_probe(
+    train: Labelled, val: Labelled, strengths: Sequence[float], num_classes: int, device: torch.device = CPU
+) -> Fit:
+    """Return `converged_probe` of features that are standardised already."""
     seen, labels = np.unique(train.labels, return_inverse=True)
+    width = train.features.shape[1]
     best: Fit | None = None
-    for strength, weights, biases in regularisation_path((train.features - mean) / scale, labels, strengths, device):
-        weight, bias = np.zeros((num_classes, weights.shape[1])), np.full(num_classes, NEVER)
+    for strength, weights, biases in regularisation_path(train.features, labels, strengths, device):
+        weight, bias = np.zeros((num_classes, width)), np.full(num_classes, NEVER)
         weight[seen], bias[seen] = weights, biases
-        probe = Linear(weight, bias, mean, scale)
-        top1 = float((probe.logits(val.features).argmax(1) == val.labels).mean())
+        top1 = float(((val.features @ weight.T + bias).argmax(1) == val.labels).mean())
         if best is None or top1 > best.val_top1:
-            best = Fit(probe, top1, strength)
+            best = Fit(Linear(weight, bias, np.zeros(width), np.ones(width)), top1, strength)
     assert best is not None
     return best
 

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from headstart.data.views import Views, draw, render
+from headstart.data.device_views import network_input
+from headstart.data.views import Views, draw
 from headstart.evaluation.evaluate import Evaluation, evaluate, evaluate_layers, num_fits
 from headstart.evaluation.features import Allocate, extract_features, extract_layers
 from headstart.evaluation.finetune import finetune
@@ -70,19 +71,14 @@ class Judge:
 
         The views are those that SimCLR draws, by generator(seed, "label-free", 0 or 1).
         """
-        test, number = self.data.test, len(self.data.test.split.sizes)
+        test, device = self.data.test, self.data.device
+        number = len(test.split.sizes)
         rows = torch.arange(min(number, MOST)) * number // min(number, MOST)  # evenly spaced
-        images, sizes = test.split.images[rows.to(self.data.device)], test.split.sizes[rows]
-        drawn = (draw(self.views, sizes, generator(self.seed, "label-free", k)) for k in range(2))
-        views = (render(images, each, self.views, test.size) for each in drawn)
+        images, sizes = test.split.images[rows.to(device)], test.split.sizes[rows]
+        drawn = (draw(self.views, sizes, generator(self.seed, "label-free", k)).to(device) for k in range(2))
+        views = (network_input(images, each, self.views, test.size, test.standardize) for each in drawn)
         network.eval()
-        found = [torch.cat([network(x_BCHW) for x_BCHW in self._seen(x_NCHW).split(BATCH)]) for x_NCHW in views]
-        return label_free_scores(*found)
-
-    def _seen(self, x_NCHW: Tensor) -> Tensor:
-        standardize = self.data.test.standardize
-        x_NCHW = standardize(x_NCHW) if standardize else x_NCHW
-        return x_NCHW.contiguous(memory_format=torch.channels_last)
+        return label_free_scores(*(torch.cat([network(part) for part in x_NCHW.split(BATCH)]) for x_NCHW in views))
 
     def features(self, backbone: nn.Module) -> dict[str, np.ndarray]:
         """Return split -> (N, D) float32 features of all its images, labelled or not."""

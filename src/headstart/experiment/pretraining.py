@@ -14,11 +14,13 @@ from headstart.experiment.prepared import Prepared
 from headstart.models.autoencoder import Autoencoder, build_autoencoder, count_parameters
 from headstart.models.backbone import Backbone, build_backbone, check_forward, num_features
 from headstart.models.projector import Projector, build_projector
-from headstart.training.contrastive import Batches, Epoch, SimCLR, train_simclr, use_bf16
+from headstart.precision import use_bf16
+from headstart.training.contrastive import Batches, Epoch, Network, SimCLR, train_simclr
 from headstart.training.diagnostics import Diagnostics, Observer
 from headstart.training.distributed import ALONE, Group
 from headstart.training.initial import initial_features, initial_units
 from headstart.training.resume import Checkpoint
+from headstart.training.room import told_of_memory
 
 SHOWN = 12  # images whose views are drawn
 
@@ -112,21 +114,23 @@ class Run:
     ) -> Result:
         """Train in place and keep the weights of the lowest validation loss; see train_simclr."""
         method, data = self.method, self.data
-        curve = train_simclr(
-            self.backbone,
-            self.projector,
-            self.train_batches,
-            self.val_batches,
-            method.simclr,
-            batch_size=method.batch_size,
-            seed=method.seed,
-            group=self.group,
-            checkpoint=checkpoint,
-            observer=self.observer,
-            monitor=self._monitor() if data.num_classes else None,
-            on_epoch=on_epoch,
-            on_step=on_step,
-        )
+        network = Network(self.backbone, self.projector, method.simclr.forward == "apart")
+        with told_of_memory(network, self.train_batches, method.simclr, method.batch_size):
+            curve = train_simclr(
+                self.backbone,
+                self.projector,
+                self.train_batches,
+                self.val_batches,
+                method.simclr,
+                batch_size=method.batch_size,
+                seed=method.seed,
+                group=self.group,
+                checkpoint=checkpoint,
+                observer=self.observer,
+                monitor=self._monitor() if data.num_classes else None,
+                on_epoch=on_epoch,
+                on_step=on_step,
+            )
         measured = self.observer.rows() if self.observer else []
         return Result(curve, measured, len(data.pretrain.split.labels), method.simclr.keep)
 

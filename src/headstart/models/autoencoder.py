@@ -102,9 +102,9 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def add_noise(x_NCHW: Tensor, deviation: float, source: torch.Generator) -> Tensor:
-    """Return images with Gaussian noise drawn on the host; not clipped, as Vincent et al. (2010) do not."""
-    return x_NCHW + deviation * torch.randn(x_NCHW.shape, generator=source).to(x_NCHW.device)
+def add_noise(x_NCHW: Tensor, deviation: float, noise_NCHW: Tensor) -> Tensor:
+    """Return images with standard Gaussian noise times `deviation`; not clipped, as Vincent et al. (2010) do not."""
+    return x_NCHW + deviation * noise_NCHW
 
 
 def mean_squared_error(autoencoder: nn.Module, x_NCHW: Tensor, seen_NCHW: Tensor | None = None) -> Tensor:

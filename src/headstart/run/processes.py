@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from headstart.errors import UserError, of_system
 from headstart.memory import keep_freed_memory
+from headstart.precision import use_ieee_float32
 from headstart.training.distributed import ALONE, Group
 
 LAUNCHER = "HEADSTART_LAUNCHER"  # set in the environment of processes that `launch` started
@@ -37,7 +38,7 @@ def launched() -> bool:
 def pick_device(name: str) -> torch.device:
     """Return the device that params.yaml names; `auto` is the first CUDA device where there is one.
 
-    A process that will train on the CPU is told to keep the memory that it frees.
+    A process that will train on the CPU is told to keep the memory that it frees; on a GPU float32 is IEEE's.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,6 +51,9 @@ def pick_device(name: str) -> torch.device:
         raise UserError(
             f"params.yaml: device: {name!r} but there are {torch.cuda.device_count()} CUDA devices, from cuda:0"
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where streams, graphs and Triton's kernels go that name none
+        use_ieee_float32()
     return device
 
 

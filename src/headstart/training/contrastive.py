@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from headstart.data.arrays import Split, Standardize
-from headstart.data.views import Views, draw, render
+from headstart.data.device_views import network_input
+from headstart.data.views import Draw, Views, draw
 from headstart.errors import UserError
 from headstart.knobs import OneOf, Range
+from headstart.precision import use_bf16
 from headstart.randomness import generator
+from headstart.replay import Replayed, rated, restore_optimizer
 from headstart.training.diagnostics import Observer
 from headstart.training.distributed import ALONE, Group, SharedCheckpoint
 from headstart.training.losses import nt_xent
@@ -84,8 +87,9 @@ class Batches:
         """Return two black images in the shape of `pairs`."""
         return torch.zeros(2, 3, self.image_size, self.image_size, device=self.split.images.device)
 
-    def pairs(self, rows: Tensor, *purpose: str | int, seed: int, group: Group = ALONE) -> Tensor:
-        """Return (2B, 3, S, S) float32 on the split's device: first all first views, then all second views.
+    def draw(self, rows: Tensor, *purpose: str | int, seed: int, group: Group = ALONE) -> tuple[Tensor, ...]:
+        """Return what a batch of pairs is made of, on the host: rows (2B,), or crops where images lie at full
+        resolution, then the fields of Draw: first for all first views, then for all second views.
 
         In a `group`: the process's share of them, drawn as for the whole batch.
         """
@@ -94,16 +98,19 @@ class Batches:
         if group.size > 1:
             own = group.own_pairs(len(rows) // 2)
             rows, drawn = rows[own], drawn.rows(own)
-        device = self.split.images.device
         if self.split.whole is None:
-            images = self.split.images[rows.to(device, non_blocking=True)]
-        else:
-            images = self.split.whole.crops(rows, drawn.box, self.image_size).to(device)
-            drawn = drawn.cropped()
-        x_BCHW = render(images, drawn, self.views, self.image_size)
-        if self.standardize is not None:
-            x_BCHW = self.standardize(x_BCHW)
-        return x_BCHW.contiguous(memory_format=torch.channels_last)
+            return rows, *drawn.tensors()
+        return self.split.whole.crops(rows, drawn.box, self.image_size), *drawn.cropped().tensors()
+
+    def views_of(self, chosen: Tensor, *drawn: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return (2B, 3, S, S), channels last, of what `draw` returned, which lies where the split's images lie."""
+        images = chosen if chosen.dim() > 1 else self.split.images[chosen]
+        return network_input(images, Draw(*drawn), self.views, self.image_size, self.standardize, dtype)
+
+    def pairs(self, rows: Tensor, *purpose: str | int, seed: int, group: Group = ALONE) -> Tensor:
+        """Return (2B, 3, S, S) float32 on the split's device: first all first views, then all second views."""
+        device = self.split.images.device
+        return self.views_of(*(part.to(device) for part in self.draw(rows, *purpose, seed=seed, group=group)))
 
 
 class Network(nn.Sequential):
@@ -125,16 +132,6 @@ class Network(nn.Sequential):
             features = self[0](x_BCHW)
         with torch.autocast(features.device.type, enabled=False):
             return self[1](features.float() if features.dtype == torch.bfloat16 else features)
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Return whether to autocast to bfloat16: asked for, or `auto` on hardware that multiplies it natively."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch 2.9, the pin of other machines than x86_64, has no such function
-    return hasattr(torch.cpu, "get_capabilities") and torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 def train_simclr(
@@ -169,21 +166,25 @@ def train_simclr(
     run = _Run(Network(backbone, projector, recipe.forward == "apart"), recipe, batch_size, steps, observer)
     wrapped = group.wrap(run.model, recipe.sync_batchnorm, train.blank())
     run.restore(checkpoint.load())
+    step = stepping(wrapped, run.optimizer, train, recipe, recipe.epochs * steps - run.step, group)
+    batch_loss = validating(
+        run.model, val, recipe, (recipe.epochs - run.step // steps) * len(val.split.labels) // batch_size
+    )
     while run.step < recipe.epochs * steps:
         epoch, begun = divmod(run.step, steps)
         order = torch.randperm(len(train.split.labels), generator=generator(seed, "order", epoch))
         for k in range(begun, steps):
             rows = order[k * batch_size : (k + 1) * batch_size]
-            x_BCHW = train.pairs(rows, "step", run.step, seed=seed, group=group)
-            with run.watched(group):
-                run.losses[k] = training_step(wrapped, run.optimizer, x_BCHW, run.rate_at(run.step), recipe, group)
+            batch = train.draw(rows, "step", run.step, seed=seed, group=group)
+            with run.watched(group) as is_watched:
+                run.losses[k] = (step.kernel_by_kernel if is_watched else step)(run.rate_at(run.step), *batch)
             run.step += 1
             on_step(run.step)
             if k + 1 < steps and checkpoint.due():
                 run.check_finite()
                 checkpoint.save(run.state())
         run.check_finite()
-        val_loss = validation_loss(run.model, val, recipe, batch_size, seed, group)
+        val_loss = validation_loss(run.model, val, recipe, batch_size, seed, group, batch_loss)
         judged = run.judge(monitor, epoch + 1, group)
         rate, seen = run.rate_at(run.step - 1), steps * batch_size
         row = Epoch(epoch + 1, run.losses.mean().item(), val_loss, rate, seen, judged)
@@ -200,47 +201,89 @@ def training_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     x_BCHW: Tensor,
-    rate: float,
+    rate: float | Tensor,
     recipe: SimCLR,
     group: Group = ALONE,
 ) -> Tensor:
     """One optimiser step on a batch of view pairs; returns the loss, detached, without waiting for the device.
 
-    In a `group`, x_BCHW is the process's share, `model` as Group.wrap returns it, and the loss that of the whole batch.
+    rate: the learning rate, a number or 0-d on the device. In a `group`, x_BCHW is the process's share, `model` as
+    Group.wrap returns it, and the loss that of the whole batch.
     """
-    for parameters in optimizer.param_groups:
-        parameters["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     with _autocast(x_BCHW.device, recipe):
         z_ND = model(x_BCHW)
     loss = nt_xent(z_ND, recipe.temperature, group=group)
     # DistributedDataParallel averages gradients, of which each process has its part of a sum
     (loss if group.size == 1 else loss * group.size).backward()
-    optimizer.step()
+    with rated(optimizer, rate):
+        optimizer.step()
     return loss.detach()
 
 
 @torch.no_grad()
 def validation_loss(
-    model: nn.Module, val: Batches, recipe: SimCLR, batch_size: int, seed: int, group: Group = ALONE
+    model: nn.Module,
+    val: Batches,
+    recipe: SimCLR,
+    batch_size: int,
+    seed: int,
+    group: Group = ALONE,
+    batch_loss: Callable[..., Tensor] | None = None,
 ) -> float:
     """Return the mean NT-Xent over the validation split's batches of views, in eval mode; the views never change.
 
     Batches have the training size or, where the split is smaller, the split's; a last partial batch is dropped, since
     the loss depends on the number of negatives. In a `group` each process does whole batches, with rank 0's statistics.
+    batch_loss: `validating`'s, for those who ask again and again.
     """
+    batch_loss = batch_loss or validating(model, val, recipe, calls=0)
     num_val = len(val.split.labels)
     batch_size = min(batch_size, num_val)
     group.share_buffers(model)
     model.eval()
     losses = torch.zeros(num_val // batch_size, device=val.split.images.device)
     for k in range(group.rank, len(losses), group.size):
-        x_BCHW = val.pairs(torch.arange(k * batch_size, (k + 1) * batch_size), "validation", k, seed=seed)
-        with _autocast(x_BCHW.device, recipe):
-            z_ND = model(x_BCHW)
-        losses[k] = nt_xent(z_ND, recipe.temperature)
+        rows = torch.arange(k * batch_size, (k + 1) * batch_size)
+        losses[k] = batch_loss(*val.draw(rows, "validation", k, seed=seed))
     model.train()
     return group.sum(losses).mean().item()
+
+
+def validating(model: nn.Module, val: Batches, recipe: SimCLR, calls: int) -> Replayed:
+    """Return (*what Batches.draw returned) -> NT-Xent of a batch without gradients; calls: how many there will be."""
+    device = val.split.images.device
+
+    @torch.no_grad()
+    def batch_loss(*batch: Tensor) -> Tensor:
+        x_BCHW = val.views_of(*batch, dtype=_dtype(recipe, device))
+        with _autocast(device, recipe):
+            z_ND = model(x_BCHW)
+        return nt_xent(z_ND, recipe.temperature)
+
+    return Replayed(batch_loss, device, name="validation", calls=calls)
+
+
+def stepping(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: Batches,
+    recipe: SimCLR,
+    calls: int,
+    group: Group = ALONE,
+) -> Replayed:
+    """Return (rate, *what Batches.draw returned) -> loss of a training step, views included; calls: as `validating`'s.
+
+    Several processes run kernel by kernel: their exchange of gradients is not recorded.
+    """
+    device = train.split.images.device
+
+    def step(rate: float | Tensor, *batch: Tensor) -> Tensor:
+        x_BCHW = train.views_of(*batch, dtype=_dtype(recipe, device))
+        return training_step(model, optimizer, x_BCHW, rate, recipe, group)
+
+    calls = calls if group.size == 1 else 0
+    return Replayed(step, device, name="SimCLR's step", calls=calls, changes=(model, optimizer))
 
 
 def _steps_per_epoch(num_train: int, batch_size: int, group: Group) -> int:
@@ -249,6 +292,10 @@ def _steps_per_epoch(num_train: int, batch_size: int, group: Group) -> int:
     if batch_size % group.size:
         raise UserError(f"batch_size {batch_size} is not divisible by {group.size}, the number of processes")
     return num_train // batch_size
+
+
+def _dtype(recipe: SimCLR, device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if use_bf16(recipe.precision, device) else torch.float32
 
 
 def _autocast(device: torch.device, recipe: SimCLR) -> contextlib.AbstractContextManager[Any]:
@@ -280,10 +327,10 @@ class _Run:
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
 
-    def watched(self, group: Group) -> contextlib.AbstractContextManager[None]:
-        """Return what surrounds the next training step: the observer's look at it."""
+    def watched(self, group: Group) -> contextlib.AbstractContextManager[bool]:
+        """Return what surrounds the next training step: the observer's look at it; it says whether there is one."""
         if self.observer is None:
-            return contextlib.nullcontext()
+            return contextlib.nullcontext(False)
         return self.observer.watching(self.step, self.model[0], self.model[1], scale=group.size)
 
     def judge(self, monitor: Callable[[nn.Module], float] | None, epoch: int, group: Group) -> float | None:
@@ -319,7 +366,7 @@ class _Run:
         self.losses.copy_(state["losses"])
         self.history = [Epoch(**row) for row in state["history"]]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         if self.observer:
             self.observer.restore(state["observer"])
 

@@ -104,16 +104,16 @@ class Observer:
     values: list[Tensor] = field(default_factory=list)
 
     @contextmanager
-    def watching(self, step: int, backbone: nn.Module, projector: nn.Module, scale: int = 1) -> Iterator[None]:
-        """Measure the training step that runs inside, if it is due: forward, backward and optimiser.
+    def watching(self, step: int, backbone: nn.Module, projector: nn.Module, scale: int = 1) -> Iterator[bool]:
+        """Measure the training step that runs inside, if it is due: forward, backward and optimiser; yield whether.
 
         scale: what the loss was multiplied by before its backward pass, and gradients of parameters were not.
         """
         if not self.settings.due(step):
-            yield
+            yield False
             return
         with _captured(projector) as (layers, pairs, gradients):
-            yield
+            yield True
         row = {f"{name}_{key}": value for name, z_ND in layers.items() for key, value in geometry(z_ND).items()}
         for name, (layer, inputs, outputs) in pairs.items():
             row |= {f"{name}_{key}": value for key, value in activation(layer, inputs, outputs).items()}

@@ -11,6 +11,7 @@ from headstart.training.distributed import ALONE, Group
 # Side of the tiles of the similarity matrix that are held at once: small enough for a core's cache; on a GPU large
 # enough that launching kernels costs nothing.
 BLOCK = {"cpu": 512, "cuda": 4096}
+FIRST_ONLY = "nt_xent has first derivatives only: create_graph must be False"
 KEPT = 2**24  # similarities; where there are no more, the backward pass finds its tiles instead of making them anew
 
 
@@ -27,8 +28,54 @@ def nt_xent(z_ND: Tensor, temperature: float, block: int | None = None, group: G
     if z_ND.dtype not in (torch.float32, torch.float64):
         z_ND = z_ND.float()
     with torch.autocast(z_ND.device.type, enabled=False):
+        if block is None and _as_one_matrix(z_ND, temperature, group):
+            return _OneMatrix.apply(z_ND, temperature)
         z_ND = torch.nn.functional.normalize(z_ND, dim=1)
         return _NTXent.apply(z_ND, temperature, block or BLOCK.get(z_ND.device.type, BLOCK["cuda"]), group)
+
+
+def _as_one_matrix(z_ND: Tensor, temperature: float, group: Group) -> bool:
+    """Whether an accelerator's kernels are to be few and large: all similarities at once."""
+    few = len(z_ND) <= BLOCK["cuda"] and not _is_cold(temperature, z_ND.dtype)
+    return z_ND.device.type != "cpu" and few and group.size == 1
+
+
+def _is_cold(temperature: float, dtype: torch.dtype) -> bool:
+    """Whether exp of similarities over the temperature, from -1 / t to 1 / t, leaves what the dtype can hold."""
+    return 2 / temperature > (80 if dtype == torch.float32 else 700)
+
+
+class _OneMatrix(torch.autograd.Function):
+    """All in one tile, normalisation included: the matrix E of exp(s) is written once and read three times.
+
+    The plain form (benchmarks/nt_xent.py) reads and writes it 22 times and launches more kernels. With r the inverse
+    sums of E's rows the gradient needs no softmax of its size: (r_i + r_j) E_ij z_j is r * (E z) + E (r * z).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, temperature: float) -> Tensor:
+        norms = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True).clamp_min(1e-12)
+        z_ND = x_ND / (norms * temperature**0.5)  # products are similarities over the temperature
+        exps = (z_ND @ z_ND.T).exp_()
+        exps.diagonal().fill_(0)
+        sums = exps.sum(1)
+        pairs = (z_ND * z_ND.roll(len(z_ND) // 2, 0)).sum(1)
+        ctx.save_for_backward(z_ND, exps, sums, norms)
+        ctx.temperature = temperature
+        return (sums.log() - pairs).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(FIRST_ONLY)
+        z_ND, exps, sums, norms = ctx.saved_tensors
+        inverse = sums.reciprocal()[:, None]
+        anchors, others = (exps @ torch.cat([z_ND, inverse * z_ND], 1)).chunk(2, 1)
+        grad = torch.addcmul(others, inverse, anchors).sub_(z_ND.roll(len(z_ND) // 2, 0), alpha=2)
+        # back through the normalisation: what points along z makes it longer, no more
+        along = (grad * z_ND).sum(1, keepdim=True)
+        grad = torch.addcmul(grad, along, z_ND, value=-ctx.temperature)
+        return grad.div_(norms) * (grads[0] / (len(z_ND) * ctx.temperature**0.5)), None
 
 
 class _NTXent(torch.autograd.Function):
@@ -43,7 +90,7 @@ class _NTXent(torch.autograd.Function):
         z_ND = group.gather(own_ND)
         start, stop = group.rank * len(own_ND), (group.rank + 1) * len(own_ND)
         # exp(s - 1 / temperature) is at least exp(-2 / temperature): rows need their maxima only where that underflows
-        cold = 2 / temperature > (80 if z_ND.dtype == torch.float32 else 700)
+        cold = _is_cold(temperature, z_ND.dtype)
         log_sums = z_ND.new_full((len(z_ND),), float("-inf"))
         kept: list[Tensor] | None = [] if len(own_ND) * len(z_ND) <= KEPT else None
         for rows, columns in _tiles(start, stop, len(z_ND), block):
@@ -62,7 +109,7 @@ class _NTXent(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         if torch.is_grad_enabled():
-            raise RuntimeError("nt_xent has first derivatives only: create_graph must be False")
+            raise RuntimeError(FIRST_ONLY)
         z_ND, log_sums = ctx.saved_tensors
         temperature, cold, start, stop, block = ctx.constants
         grad = torch.zeros_like(z_ND)

@@ -1,10 +1,12 @@
-"""The optimisers of SimCLR; the learning rate of each step is set from outside, in every parameter group."""
+"""The optimisers of SimCLR; the learning rate of each step comes from outside: see replay.rated."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from headstart.replay import on_cuda
 
 Build = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
 
@@ -18,7 +20,14 @@ def _sgd(parameters: list[nn.Parameter], momentum: float, weight_decay: float) -
 
 def _adamw(parameters: list[nn.Parameter], momentum: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019): momentum is beta 1, beta 2 is 0.999; decoupled decay on all parameters."""
-    return torch.optim.AdamW(parameters, lr=1.0, betas=(momentum, 0.999), weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(
+        parameters,
+        lr=1.0,
+        betas=(momentum, 0.999),
+        weight_decay=weight_decay,
+        fused=True,
+        capturable=on_cuda(parameters),
+    )
 
 
 def _lars(parameters: list[nn.Parameter], momentum: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -65,7 +74,11 @@ class LARS(torch.optim.Optimizer):
             if group["trust"] is not None:
                 torch._foreach_mul_(updates, local_rates(weights, grads, decay, group["trust"]))
             torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, updates, alpha=group["lr"])
+            if isinstance(group["lr"], Tensor):  # as `alpha` it would be read on the host
+                torch._foreach_mul_(updates, group["lr"])
+                torch._foreach_add_(velocities, updates)
+            else:
+                torch._foreach_add_(velocities, updates, alpha=group["lr"])
             torch._foreach_sub_(weights, velocities)
 
     def _velocity(self, weight: Tensor) -> Tensor:

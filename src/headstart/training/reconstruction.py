@@ -13,6 +13,7 @@ from headstart.errors import UserError
 from headstart.knobs import Range
 from headstart.models.autoencoder import Autoencoder, add_noise, mean_squared_error
 from headstart.randomness import generator
+from headstart.replay import Replayed, on_cuda, rated, restore_optimizer
 from headstart.training.resume import Checkpoint, NoCheckpoint
 
 
@@ -55,28 +56,26 @@ def train_autoencoder(
     train_mse is of what it was trained on, noise included. Raises UserError where the error is not finite."""
     checkpoint = checkpoint or NoCheckpoint()
     images = train.images
-    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=recipe.learning_rate, fused=True)
+    parameters = list(autoencoder.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, fused=True, capturable=on_cuda(parameters))
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=recipe.factor, patience=recipe.patience)
     history: list[AutoencoderEpoch] = []
     best: dict[str, Tensor] = {}
     if (state := checkpoint.load()) is not None:
         autoencoder.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(optimizer, state["optimizer"])
         plateau.load_state_dict(state["plateau"])
         history, best = [AutoencoderEpoch(**row) for row in state["history"]], state["best"]
+    left = (recipe.epochs - len(history)) * (len(images) // recipe.batch_size)
+    step = _stepping(autoencoder, optimizer, images, image_size, left)
     for epoch in range(len(history), recipe.epochs):
-        order = torch.randperm(len(images), generator=generator(seed, "autoencoder", epoch)).to(images.device)
+        order = torch.randperm(len(images), generator=generator(seed, "autoencoder", epoch))
         noise = generator(seed, "autoencoder noise", epoch)
         total = torch.zeros((), device=images.device)
-        for rows in order.split(recipe.batch_size):
-            optimizer.zero_grad(set_to_none=True)
-            x_NCHW = resize(images[rows], image_size)
-            seen_NCHW = add_noise(x_NCHW, autoencoder.noise, noise) if autoencoder.noise else x_NCHW
-            loss = mean_squared_error(autoencoder, x_NCHW, seen_NCHW)
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(rows)
         rate = optimizer.param_groups[0]["lr"]
+        for rows in order.split(recipe.batch_size):
+            drawn = (torch.randn(len(rows), 3, image_size, image_size, generator=noise),) if autoencoder.noise else ()
+            total += step(rate, rows, *drawn) * len(rows)
         val_mse = reconstruction_error(autoencoder, val, image_size)
         row = AutoencoderEpoch(epoch + 1, total.item() / len(images), val_mse, rate)
         if not torch.isfinite(torch.tensor([row.train_mse, row.val_mse])).all():
@@ -97,10 +96,28 @@ def train_autoencoder(
 @torch.no_grad()
 def reconstruction_error(autoencoder: nn.Module, split: Split, image_size: int, batch_size: int = 1000) -> float:
     """Return the mean squared error over all values of a split's images, resized to `image_size`, in [0, 1]."""
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=split.images.device)
     for images in split.images.split(batch_size):
-        total += mean_squared_error(autoencoder, resize(images, image_size)).double().cpu() * len(images)
+        total += mean_squared_error(autoencoder, resize(images, image_size)).double() * len(images)
     return (total / len(split.images)).item()
+
+
+def _stepping(
+    autoencoder: Autoencoder, optimizer: torch.optim.Optimizer, images: Tensor, image_size: int, calls: int
+) -> Replayed:
+    """Return (rate, rows, noise where the autoencoder has some) -> error of a training step."""
+
+    def step(rate: float | Tensor, rows: Tensor, *noise: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        x_NCHW = resize(images[rows], image_size)
+        seen_NCHW = add_noise(x_NCHW, autoencoder.noise, *noise) if noise else x_NCHW
+        loss = mean_squared_error(autoencoder, x_NCHW, seen_NCHW)
+        loss.backward()
+        with rated(optimizer, rate):
+            optimizer.step()
+        return loss.detach()
+
+    return Replayed(step, images.device, name="the autoencoder's step", calls=calls, changes=(autoencoder, optimizer))
 
 
 def _state(
