@@ -83,9 +83,7 @@ def test_own_images_run_with_the_command_of_readme(workspace, tmp_path):
                 pixels = (base + random.integers(-30, 30, (12, 10, 3))).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     shutil.make_archive(str(tmp_path / "own"), "zip", tmp_path / "own")
-    command = (
-        readme_block("datasets.yaml:mine.path").strip().replace("/path/to/cifar10-mini.zip", str(tmp_path / "own.zip"))
-    )
+    command = readme_block("cifar10-mini.zip").strip().replace("/path/to/cifar10-mini.zip", str(tmp_path / "own.zip"))
     output = bash(workspace, f"{command} -S datasets.yaml:mine.batch_size=16 -S datasets.yaml:mine.image_size=8")
     assert "mine: 72 train, 8 val, 20 test images of 2 classes" in output
     assert metrics(workspace)["top1"]["mine"] == 1.0
