@@ -3,7 +3,6 @@
 import platform
 import shutil
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -89,12 +88,12 @@ def judged(summaries: report.Summaries) -> dict[str, report.Judged]:
 
 
 def made() -> dict[str, str]:
-    """Return by what the page is made, and when."""
+    """Return by what the page is made: no time of day, so that an out repeats, but that of the commit."""
     state = provenance.git_state()
     edited = " and edits of the code" if state.get("git_dirty") == "true" else ""
-    commit = {"commit": f"{state['git_commit']}{edited}"} if state else {}
+    commit = {"commit": f"{state['git_commit']}{edited}", "of": state["git_time"]} if state else {}
     versions = {"Python": platform.python_version(), **{name: version(name) for name in ("torch", "torchvision")}}
-    return {**commit, **versions, "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
+    return {**commit, **versions}
 
 
 def card(dataset: str, params: Params, summary: Mapping[str, Any]) -> str:

@@ -43,9 +43,7 @@ def test_a_queue_of_four_loses_nothing_and_runs_the_code_as_queued(tracked):
     heads = [entry["revs"][0]["data"] for entry in experiments]
     done = {head["params"]["params.yaml"]["data"]["projector"]["activation"]: head for head in heads}
     assert set(done) == {"relu", "silu", "sigmoid", "tanh"}
-    top1 = {
-        name: head["metrics"]["metrics/metrics.json"]["data"]["train_loss"]["digits"] for name, head in done.items()
-    }
+    top1 = {name: head["metrics"]["metrics/metrics.json"]["data"]["val_loss"]["digits"] for name, head in done.items()}
     assert len(set(top1.values())) == 4, "each experiment trained with its own activation"
     with sqlite3.connect(tracked / "mlflow.db") as store:
         query = (

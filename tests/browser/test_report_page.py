@@ -119,12 +119,13 @@ def test_tables_are_copied_as_shown_in_three_forms(opened):
     tab.locator(RUNS).get_by_label("Search", exact=True).fill("50%")
     name = " ".join(HOSTILE.split())
     lines = list(csv.reader(io.StringIO(copied(tab, RUNS, "CSV"))))
-    assert len(lines) == 2 and lines[0][:3] == ["dataset", "init", "first layer"] and lines[1][-1] == name
+    assert len(lines) == 2 and lines[0][:4] == ["run", "dataset", "init", "first layer"] and lines[1][0] == name
     markdown = copied(tab, RUNS, "Markdown").splitlines()
-    assert markdown[1].split(" | ")[3:6] == ["--:", "--:", "---"]
-    assert markdown[2].endswith(f"| {name.replace('|', chr(92) + '|')} |")
+    rules = dict(zip(markdown[0].split(" | "), markdown[1].split(" | "), strict=True))
+    assert rules["hidden"] == rules["test top-1, %"] == "--:" and rules["init"] == "---"
+    assert markdown[2].startswith(f"| {name.replace('|', chr(92) + '|')} |")
     latex = copied(tab, RUNS, "LaTeX")
-    assert latex.startswith("\\begin{tabular}{lllrrllr")
+    assert latex.startswith("\\begin{tabular}{llllrl")
     assert latex.count("\\\\\n") == 2 and latex.endswith("\\bottomrule\n\\end{tabular}\n")
     assert r'"c" \& 50\% \$x\_1' in latex
     tab.locator(RUNS).get_by_label("Search", exact=True).fill("")

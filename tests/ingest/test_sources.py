@@ -374,7 +374,7 @@ def test_the_out_does_not_tell_which_source_served(project, host, source, capsys
     ("changes", "options", "message"),
     [
         ({}, {"archives": "gone"}, "params.yaml: data.archives: 'gone': no such directory (looked for "),
-        ({}, {"archives": "params.yaml"}, "params.yaml: data.archives: 'params.yaml': no such directory (looked for "),
+        ({}, {"archives": "params.yaml"}, "params.yaml: data.archives: 'params.yaml': no directory, but a file"),
         (
             {"path": "x.zip"},
             {},

@@ -33,7 +33,7 @@ CONTROLS = ("random", "random_matched", "autoencoder_shuffled", "autoencoder_unt
 def on_published(claim: str) -> Verdict:
     folder = needs_paper() / "simclr-ae-results"
     table = rows.finished(rows.to_rows(published.read_runs(folder), "published"), "published")
-    return CLAIMS[claim].judge(table.runs, 1.0)
+    return CLAIMS[claim](table.runs, 1.0)
 
 
 def judge(claim: str, runs, margin: float = 1.0) -> Verdict:

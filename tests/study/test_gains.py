@@ -152,4 +152,4 @@ def test_on_a_terminal_it_is_a_table_that_fits(runs, tmp_path, monkeypatch, caps
     shown = capsys.readouterr().out
     table = shown.partition("Matched runs")[0]
     assert max(map(len, shown.splitlines())) <= width
-    assert "pairs" in table and "+2.00 [2.00, 2.00]" in table and ("accuracy" in table) == (width > 100)
+    assert "pairs" in table and "+2.00 [1.60, 2.33]" in table and ("accuracy" in table) == (width > 100)

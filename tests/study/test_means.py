@@ -32,7 +32,7 @@ def test_a_setting_has_the_mean_and_bounds_of_its_runs(runs):
 def test_what_some_settings_do_not_have_is_left_empty(runs):
     scores = ["probe_test_top1", "early_gradient_ratio"]
     lines = means.markdown(means.means(runs, BY[:2], scores), BY[:2], scores).splitlines()
-    assert lines[0] == "| arm | projector_activation | runs | probe_test_top1, % | early_gradient_ratio |"
+    assert lines[0] == "| arm | activation | runs | top-1, % | early gradient ratio |"
     assert "| autoencoder (frozen) | relu | 15 | 82 (80 to 84) | 0.5 (0.5 to 0.5) |" in lines
     assert "| random (trainable) | relu | 15 | 82 (80 to 84) |  |" in lines
 

@@ -89,7 +89,7 @@ def test_the_verdict_and_its_numbers_stand_on_the_page_with_and_without_failed_r
     text = page.to_markdown(content, "page.html")
     assert answer.everything.reason in text and answer.without_failed.reason in text
     value, (low, high) = answer.everything.effects[0].value, figures.hull(answer.everything.effects, FIRST)
-    assert f"all datasets {value:+.2f} [{low:.2f}, {high:.2f}]" in text
+    assert f"digits {value:+.2f} [{low:.2f}, {high:.2f}]" in text
     assert "1 failed" in section(content, "distribution").blocks[0].caption
 
 

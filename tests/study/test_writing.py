@@ -31,8 +31,9 @@ def test_csv_quotes_what_it_must_and_keeps_every_digit():
 
 
 def test_latex_escapes_all_that_is_special():
-    text = writing.latex(HEADINGS, [["50 % of $x_1$ & {y}", "#2"], ["a\\b~c^d", "−1–2"]], "Of 1 %")
+    text = writing.latex(HEADINGS, [["50 % of $x_1$ & {y}", "#2"], ["a\\b~c^d", "−1–2"]], "Of 1 %", "tab:x")
     lines = text.splitlines()
+    assert lines.pop(2) == "\\label{tab:x}"
     assert lines[:4] == ["\\begin{table}", "\\caption{Of 1 \\%}", "\\begin{tabular}{ll}", "\\toprule"]
     assert lines[4:6] == ["name & points \\\\", "\\midrule"]
     assert lines[6] == "50 \\% of \\$x\\_1\\$ \\& \\{y\\} & \\#2 \\\\"

@@ -105,6 +105,7 @@ def test_git_state_tells_commit_and_changed_code(workspace):
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a")
     commit = git("rev-parse", "HEAD")
     (workspace / "params.yaml").touch()
-    assert provenance.git_state() == {"git_commit": commit, "git_dirty": "false"}
+    time = {"git_time": git("log", "-1", "--format=%ci")}
+    assert provenance.git_state() == {"git_commit": commit, "git_dirty": "false", **time}
     (workspace / "src" / "b.py").touch()
-    assert provenance.git_state() == {"git_commit": commit, "git_dirty": "true"}
+    assert provenance.git_state() == {"git_commit": commit, "git_dirty": "true", **time}

@@ -203,7 +203,8 @@ def _store_all(
     need, free = len(kept) * side * side * 3, shutil.disk_usage(folder).free
     if need > free:
         raise UserError(f"{listing.source}: prepared, it takes {need} bytes, {free} are free; lower data.stored_size")
-    files = {split: array_path(folder, split, "images") for split in _split_names(listing)}
+    # absolute: a worker process that is used again may stand in another folder
+    files = {split: array_path(folder, split, "images").absolute() for split in _split_names(listing)}
     rows = np.full(len(listing.names), -1)
     of = np.full(len(listing.names), "", dtype="U10")
     of[kept] = splits

@@ -49,13 +49,16 @@ def experiment_of_workspace() -> str:
 
 
 def git_state() -> dict[str, str]:
-    """Return `git_commit`, and `git_dirty` (`true` where code differs from it: parameters have their own record).
+    """Return `git_commit`, its `git_time`, and `git_dirty`: `true` where code differs from it.
+
+    Parameters have their own record.
 
     Empty without git or without a commit.
     """
     try:
         commit = _git("rev-parse", "HEAD")
-        return {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain", "--", *CODE))).lower()}
+        dirty = str(bool(_git("status", "--porcelain", "--", *CODE))).lower()
+        return {"git_commit": commit, "git_dirty": dirty, "git_time": _git("log", "-1", "--format=%ci")}
     except (OSError, subprocess.SubprocessError):
         return {}
 
