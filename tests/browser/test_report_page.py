@@ -125,7 +125,7 @@ def test_tables_are_copied_as_shown_in_three_forms(opened):
     assert rules["hidden"] == rules["test top-1, %"] == "--:" and rules["init"] == "---"
     assert markdown[2].startswith(f"| {name.replace('|', chr(92) + '|')} |")
     latex = copied(tab, RUNS, "LaTeX")
-    assert latex.startswith("\\begin{tabular}{llllrl")
+    assert latex.startswith("\\begin{tabular}{llllrrlr")
     assert latex.count("\\\\\n") == 2 and latex.endswith("\\bottomrule\n\\end{tabular}\n")
     assert r'"c" \& 50\% \$x\_1' in latex
     tab.locator(RUNS).get_by_label("Search", exact=True).fill("")
