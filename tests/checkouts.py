@@ -73,7 +73,7 @@ def metrics(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def outs(folder: Path) -> dict[str, bytes]:
-    """Every file below models/ and metrics/; in the report's pages, which name it, the commit that made them left out."""
+    """Every file below models/ and metrics/; of the pages of the report without the commit that made them."""
     files = [file for top in ("models", "metrics") for file in sorted((folder / top).rglob("*")) if file.is_file()]
     contents = {str(file.relative_to(folder)): file.read_bytes() for file in files}
     made = re.compile(rb"\b[0-9a-f]{40}\b( and edits of the code)?|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}")
