@@ -90,8 +90,7 @@ def judged(summaries: report.Summaries) -> dict[str, report.Judged]:
 def made() -> dict[str, str]:
     """Return by what the page is made: no time of day, so that an out repeats, but that of the commit."""
     state = provenance.git_state()
-    edited = " and edits of the code" if state.get("git_dirty") == "true" else ""
-    commit = {"commit": f"{state['git_commit']}{edited}", "of": state["git_time"]} if state else {}
+    commit = {"commit": provenance.commit(), "committed": state["git_time"]} if state else {}
     versions = {"Python": platform.python_version(), **{name: version(name) for name in ("torch", "torchvision")}}
     return {**commit, **versions}
 

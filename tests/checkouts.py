@@ -76,7 +76,7 @@ def outs(folder: Path) -> dict[str, bytes]:
     """Every file below models/ and metrics/; of the pages of the report without the commit that made them."""
     files = [file for top in ("models", "metrics") for file in sorted((folder / top).rglob("*")) if file.is_file()]
     contents = {str(file.relative_to(folder)): file.read_bytes() for file in files}
-    made = re.compile(rb"\b[0-9a-f]{40}\b( and edits of the code)?|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}")
+    made = re.compile(rb"\b[0-9a-f]{40}\b( with changes to the code)?|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}")
     pages = {name: made.sub(b"", text) for name, text in contents.items() if name.startswith("metrics/report.")}
     return contents | pages
 

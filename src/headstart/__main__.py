@@ -13,9 +13,10 @@ from headstart.study.statements import STATEMENTS
 
 def main() -> None:
     """Run a command; what a user can cause ends in a line on stderr and exit status 1. Without one: the help."""
-    options = parser().parse_args()
+    top = parser()
+    options = top.parse_args()
     if options.command is None:
-        parser().print_help()
+        top.print_help()
         return
     try:
         with ending("interrupted"):

@@ -9,7 +9,7 @@ import re
 
 MOST = 1000  # characters of a message: a listing of names may need them
 BRIEF = 80  # of a value within one
-PATH = 200  # of a path
+PATH = REASON = 200  # of a path, and of why something failed
 
 # controls but tab and newline, separators of lines and paragraphs, marks that turn the direction of text
 _UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -60,10 +60,10 @@ def brief(value: object, most: int = BRIEF) -> str:
     return fitted(text, most)
 
 
-def reason(error: BaseException) -> str:
+def reason(error: BaseException, most: int = REASON) -> str:
     """Return why something failed, in one line: what the system says of it, else what the error says."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return fitted(" ".join(for_people(said).split()), 200) or type(error).__name__
+    return fitted(" ".join(for_people(said).split()), most) or type(error).__name__
 
 
 def of_system(error: OSError, path: object = None) -> UserError:

@@ -29,16 +29,18 @@ def uniformity(z_ND: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def effective_rank(singular: Tensor) -> Tensor:
-    """Return exp of the entropy of singular values (K,) that are divided by their sum (Roy & Vetterli 2007)."""
+def effective_rank(singular: Tensor, added: float = 0.0) -> Tensor:
+    """Return exp of the entropy of singular values (K,) that are divided by their sum (Roy & Vetterli 2007).
+
+    added: to each of these shares.
+    """
     shares = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
-    return torch.special.entr(shares).sum().exp()
+    return torch.special.entr(shares + added).sum().exp()
 
 
 def rankme(singular: Tensor) -> Tensor:
     """Return RankMe (Garrido et al. 2023, equation 3): the effective rank of features, 1e-7 added to each share."""
-    shares = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
-    return torch.special.entr(shares + RANKME).sum().exp()
+    return effective_rank(singular, RANKME)
 
 
 def singular_values(z_ND: Tensor) -> Tensor:

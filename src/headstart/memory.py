@@ -1,6 +1,7 @@
-"""How a training process holds its memory on the host."""
+"""How a process holds its memory on the host, and the room of what it maps into files."""
 
 import ctypes
+import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # mallopt(3)
@@ -19,3 +20,12 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # musl has none
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def allocate(handle: int, num_bytes: int) -> None:
+    """Give an open file its bytes on the disk: a map into a file without them ends the process where the disk is full.
+
+    Raises OSError where there is no room; does nothing where the system has no such call.
+    """
+    if num_bytes and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, num_bytes)

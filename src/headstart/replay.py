@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from headstart.errors import reason
+
 WARM_UPS = 3  # calls before the recording: cuDNN and cuBLAS get their workspaces, optimisers their states
 LEAST_CALLS = 20  # a recording costs some five calls, and seconds where Triton compiles: not for a handful
 ALIGNED = 16  # bytes
@@ -86,8 +88,8 @@ class Replayed:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # torch, cuDNN and Triton raise many kinds
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
-            line = f"warning: {self._name}: no CUDA graph ({reason}); kernel by kernel it takes 2 to 9 times as long"
+            why = reason(error, 120)
+            line = f"warning: {self._name}: no CUDA graph ({why}); kernel by kernel it takes 2 to 9 times as long"
             print(line, file=sys.stderr)
             return None
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from dataclasses import replace
@@ -20,6 +19,7 @@ from headstart.run.params import load_params
 from headstart.tracking import tracking
 from headstart.tracking.mirror import Ended
 from tests.checkouts import ROOT, environment
+from tests.sweep.nodes import answers, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -76,12 +76,7 @@ def runs(served) -> tuple[str, str, list[dict]]:
     base, experiment = re.fullmatch(
         r"The runs: (http://127\.0\.0\.1:\d+)/#/experiments/(\d+)/runs\?workflowType=machine_learning\n", line
     ).groups()
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{base}/health", timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.25)
+    wait_for(lambda: answers(base.removeprefix("http://")), 60, "MLflow's server")
     found = api(base, "runs/search", experiment_ids=[experiment])["runs"]
     return base, experiment, [run for run in found if "dvc_experiment" in str(run) and not is_child(run)]
 

@@ -13,13 +13,12 @@ from headstart.commands import terminal
 from headstart.errors import UserError
 from headstart.run import files, paths
 from headstart.run.stage import say
-from headstart.study import claims, published, rows, tables, writing
+from headstart.study import claims, published, rows, sections, tables, writing
 from headstart.study.claims import sensitivity
 from headstart.study.claims.verdict import MARGIN
 from headstart.study.experiments import read_dvc, tracked_rows
 from headstart.sweep.grid import ENDPOINT, read_grid
 
-TO_BEGIN = "dvc exp run --queue -S 'seed=range(0,3)' -S 'projector.init=autoencoder,random'; dvc queue start -j 1"
 SOURCES = {
     "published": "the paper's published runs",
     "dvc": "this repository's branches and DVC experiments",
@@ -57,7 +56,7 @@ def lacking(answers: Sequence[claims.Answer]) -> str:
     for answer in answers:
         wanting.setdefault(answer.reason, []).append(answer.claim)
     listed = [f"  {', '.join(names)}: {reason}" for reason, names in wanting.items()]
-    return "\n".join([*listed, f"  to begin: {TO_BEGIN}"])
+    return "\n".join([*listed, f"  to begin: {'; '.join(sections.TO_RUN)}"])
 
 
 def draw(answers: Sequence[claims.Answer], intro: Sequence[str], able: Sequence[Any], signs: tables.Signs) -> None:

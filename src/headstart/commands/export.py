@@ -108,7 +108,5 @@ def example_images(dataset: str, settings: Settings) -> torch.Tensor:
 
 def origin(trained: Trained) -> Origin:
     """Return where the results come from."""
-    state = provenance.git_state()
-    dirty = " with changes to the code" if state.get("git_dirty") == "true" else ""
-    commit = f"{state['git_commit']}{dirty}" if state else "unknown"
+    commit = provenance.commit() or "unknown"
     return Origin(commit, provenance.experiment_of_workspace() or "none: plain dvc repro", trained.meta["hash"])

@@ -27,6 +27,7 @@ from headstart.data.views import (
     to_grey,
     triangle_filter,
 )
+from headstart.errors import reason
 
 UNCHANGED = Standardize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -158,7 +159,9 @@ def _kernels(device: str) -> ModuleType | None:
 
         kernels.try_out(torch.device(device))
     except Exception as error:  # Triton, its compiler's and the driver's are of many kinds
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        print(f"warning: views without Triton ({reason}): torch's kernels take some ms a step", file=sys.stderr)
+        print(
+            f"warning: views without Triton ({reason(error, 120)}): torch's kernels take some ms a step",
+            file=sys.stderr,
+        )
         return None
     return kernels

@@ -6,13 +6,15 @@ means that the image has none. Separated by commas, semicolons or tabs, as the f
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from headstart.data import UNLABELLED
 from headstart.errors import UserError
 from headstart.ingest.spelling import same_name, split_of
-from headstart.ingest.tree import Entry, Layout, Parts, in_order, is_clutter, is_image, settle, some
+from headstart.ingest.tree import Entry, Layout, Parts, in_order, is_clutter, is_image, kind_of, settle, some
 
 LIST = "images.csv"  # beside the archive in data/raw/<dataset>
 COLUMNS = {
@@ -97,16 +99,8 @@ def apply(source: str, rows: Sequence[Row], names: Iterable[str], where: str, wh
     notes: list[str] = []
     entries = settle(entries, notes)
     used = {entry.name for entry in entries}
-    passed = {name: (int(is_image(tuple(name.split("/")))), 1) for name in known if name not in used}
-    return Layout(in_order(entries), notes, _by_kind(passed))
-
-
-def _by_kind(passed: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    kinds: dict[str, int] = {}
-    for name in passed:
-        kind = PurePosixPath(name).suffix.lower() or PurePosixPath(name).name
-        kinds[f"{kind} files"] = kinds.get(f"{kind} files", 0) + 1
-    return {kind: (0, number) for kind, number in sorted(kinds.items())}
+    kinds = Counter(f"{kind_of(tuple(name.split('/')))} files" for name in known if name not in used)
+    return Layout(in_order(entries), notes, {kind: (0, number) for kind, number in sorted(kinds.items())})
 
 
 def _match(source: str, rows: Sequence[Row], images: Sequence[str], where: str) -> dict[str, Row]:
@@ -139,7 +133,7 @@ def _match(source: str, rows: Sequence[Row], images: Sequence[str], where: str) 
 
 def _split_of(parts: Parts) -> str:
     spelt = [spelling.split for part in parts[:-1] if (spelling := split_of(part)) and spelling.exact]
-    return spelt[0] if spelt and spelt[0] != "unlabelled" else "train"
+    return spelt[0] if spelt and spelt[0] != UNLABELLED else "train"
 
 
 def write_entries(entries: Iterable[Entry], path: Path) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -20,6 +19,7 @@ from headstart.errors import UserError
 from headstart.ingest.damage import DamagedError
 from headstart.ingest.decode import Encoded, Job, Stored, decode_whole, histogram, measure, quiet, store, store_quietly
 from headstart.ingest.formats import Listing, single
+from headstart.memory import allocate
 from headstart.randomness import numpy_generator
 
 CHUNK_IMAGES, CHUNK_BYTES = 64, 2**22
@@ -270,9 +270,8 @@ def _store_whole(listing: Listing, kept: np.ndarray, splits: np.ndarray, sizes: 
 def _create(file: Path, shape: tuple[int, ...]) -> np.memmap:
     """Make a mapped array of bytes that has its room on the disk: on a full one, writing would end the process."""
     array = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):
-        with file.open("rb+") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    with file.open("rb+") as opened:
+        allocate(opened.fileno(), file.stat().st_size)
     return array
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import UserError
+from headstart.errors import UserError, reason
 from headstart.ingest.archives import list_members, read_members
 from headstart.ingest.formats import Listing, Read, of_entries
 from headstart.ingest.spelling import same_name, split_of
@@ -63,7 +63,7 @@ def _samples(name: str, path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]
                 raise UserError(f"{path}: sample {key!r} has several images ({', '.join(plain)}); leave one in it")
             yield key, plain[0] if plain else "", sample
     except ValueError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())[:120]}; write the shards anew") from None
+        raise UserError(f"{path}: {reason(error, 120)}; write the shards anew") from None
 
 
 def _label(sample: Mapping[str, Any], where: str) -> str:

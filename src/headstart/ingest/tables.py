@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import UserError
+from headstart.errors import UserError, reason
 from headstart.ingest.formats import Listing, Read, of_entries
 from headstart.ingest.lists import COLUMNS
 from headstart.ingest.spelling import same_name, split_of
@@ -60,7 +60,7 @@ def _open(path: Path, split: str, column: str | None, ask: Ask) -> Table:
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: no parquet file, or damaged ({' '.join(str(error).split())[:80]})") from None
+        raise UserError(f"{path}: no parquet file, or damaged ({reason(error, 80)})") from None
     known = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = known.get("info", {}).get("features", {})
     images = [field.name for field in schema if _holds_bytes(field.type)]
@@ -138,4 +138,4 @@ def _images(table: Table) -> Iterator[bytes | Exception]:
                     data = value.get("bytes") if isinstance(value, dict) else value
                     yield data if data is not None else ValueError("no bytes in its row, a path alone")
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{table.path}: damaged ({' '.join(str(error).split())[:80]}); get it again") from None
+        raise UserError(f"{table.path}: damaged ({reason(error, 80)}); get it again") from None

@@ -98,18 +98,25 @@ def settle(entries: list[Entry], notes: list[str]) -> list[Entry]:
     One class tells nothing apart and becomes none; a val without a test is the test split; unlabelled images beside
     labelled ones are train's.
     """
-    labels, splits = {entry.label for entry in entries} - {""}, {entry.split for entry in entries}
-    if len(labels) == 1:
-        notes.append(f"one class, {min(labels)!r}, tells nothing apart: its images are unlabelled")
-        entries = [replace(entry, label="") for entry in entries]
+    entries, splits = _told_apart(entries, notes), {entry.split for entry in entries}
+    labels = {entry.label for entry in entries} - {""}
     if "val" in splits and "test" not in splits:
         notes.append("val is the test split, for want of another")
         entries = [replace(entry, split="test") if entry.split == "val" else entry for entry in entries]
     free = sum(not entry.label for entry in entries)
-    if free and len(labels) > 1:
+    if free and labels:
         notes.append(f"{free} of {len(entries)} images are unlabelled")
         entries = [replace(entry, split=entry.split if entry.label else "train") for entry in entries]
     return [replace(entry, split="train") if entry.split == UNLABELLED else entry for entry in entries]
+
+
+def _told_apart(entries: list[Entry], notes: list[str]) -> list[Entry]:
+    """Return entries without their label where all have the same one, which is noted."""
+    labels = {entry.label for entry in entries} - {""}
+    if len(labels) != 1:
+        return entries
+    notes.append(f"one class, {min(labels)!r}, tells nothing apart: its images are unlabelled")
+    return [replace(entry, label="") for entry in entries]
 
 
 def is_clutter(name: str) -> bool:
@@ -135,7 +142,8 @@ def has_images(folder: Path) -> bool:
     return any(name.suffix and is_image(name.parts) and not is_clutter(name.as_posix()) for name in names)
 
 
-def _kind(parts: Parts) -> str:
+def kind_of(parts: Parts) -> str:
+    """Return what kind of file a message counts a file as: its suffix, without one its name."""
     return PurePosixPath(parts[-1]).suffix.lower() or parts[-1]
 
 
@@ -178,7 +186,7 @@ def _place(parts: Parts, base: Parts, chosen: Mapping[str, str], filled: set[Par
         same += 1
     if same == len(base) and len(parts) > same + 1 and (not chosen or parts[same] in chosen):
         beside_images = any(parts[:depth] in filled for depth in range(1, len(parts)))
-        return f"{_kind(parts)} files" if beside_images else "/".join(parts[:-1]) + "/"
+        return f"{kind_of(parts)} files" if beside_images else "/".join(parts[:-1]) + "/"
     return "/".join(parts[: same + 1]) + ("/" if len(parts) > same + 1 else "")
 
 
@@ -207,7 +215,7 @@ class _Tree:
         """Return the folder that holds all, its folders that are splits, the images, and how that was understood."""
         images = [parts for parts in self.files if is_image(parts)]
         if not images:
-            kinds = Counter(map(_kind, self.files)).most_common()
+            kinds = Counter(map(kind_of, self.files)).most_common()
             more = f" ({some([f'{count} {kind}' for kind, count in kinds])})" if kinds else ""
             raise self.error(
                 f"holds no images{more}; expected train/<class>/* and, where there are any, test/<class>/*"
@@ -304,13 +312,9 @@ class _Tree:
                 raise self.error(f"{folders[empty[0]][-1]}/ holds no images")
             return [Entry(split, "", "/".join(parts)) for split in own for parts in own[split]]
         entries = [entry for split in own for entry in self._classes(split, folders[split], own[split])]
-        labels = {entry.label for entry in entries} - {""}
         for split in folders:
             self._check_classes(split, folders, entries)
-        if len(labels) == 1:
-            notes.append(f"one class, {min(labels)!r}, tells nothing apart: its images are unlabelled")
-            return [replace(entry, label="") for entry in entries]
-        return entries
+        return _told_apart(entries, notes)
 
     def _classes(self, split: str, folder: Parts, images: list[Parts]) -> list[Entry]:
         inner = self._enclosing(images, folder)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headstart.errors import UserError, brief, of_system, reason
+from headstart.memory import allocate
 from headstart.run import interrupts, paths
 from headstart.run.files import atomic, damaged, missing, naming, remove_debris, write_csv, write_json
 from headstart.run.stage import say
@@ -204,15 +205,6 @@ def _check_seal(file: BinaryIO) -> None:
     if rest < 0 or file.read() != SEAL + found.digest():
         raise ValueError("a damaged checkpoint")
     file.seek(0)
-
-
-def allocate(handle: int, num_bytes: int) -> None:
-    """Give an open file its bytes on the disk: a map into a file without them ends the process where the disk is full.
-
-    Raises OSError where there is no room; does nothing where the system has no such call.
-    """
-    if num_bytes and hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle, 0, num_bytes)
 
 
 def _seconds(given: str | None, default: float) -> float:

@@ -19,9 +19,10 @@ def per_class(dataset: str, rows: Rows) -> Figure:
     rows: class, num_test, accuracy, as fit_probe leaves them. Classes without test images have no bar.
     """
     tested = [row for row in rows if int(row["num_test"])]
-    least = sorted(tested, key=lambda row: float(row["accuracy"]))[:SHOWN]
-    shown = [row for row in tested if row in least] if len(tested) <= SHOWN else least
-    told = f"the {SHOWN} of {len(tested)} classes that are found least" if len(tested) > SHOWN else "every class"
+    shown, told = tested, "every class"
+    if len(tested) > SHOWN:
+        shown = sorted(tested, key=lambda row: float(row["accuracy"]))[:SHOWN]
+        told = f"the {SHOWN} of {len(tested)} classes that are found least"
     caption = f"{dataset}: the share of test images that the probe finds, {told}, in percent."
     return Figure(f"per-class-{dataset}", caption, (_bars(dataset, shown),))
 

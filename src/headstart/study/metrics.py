@@ -152,7 +152,7 @@ def heading(column: str) -> str:
     """Return a column of rows in words, with the unit of a number: "top-1, %", "activation"."""
     for metric in METRICS:
         if metric.column == column:
-            unit = {SHARE: "%", LOSS: "", COUNT: "", SIZE: ""}.get(metric.unit, metric.unit)
+            unit = {SHARE: "%", LEVEL: LEVEL}.get(metric.unit)
             return f"{metric.title}, {unit}" if unit else metric.title
     return _WORDS.get(column, column.removeprefix("projector_").replace("_", " "))
 

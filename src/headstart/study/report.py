@@ -82,8 +82,8 @@ def page(
     """Return the page of a single run: what there is, and that one run decides nothing.
 
     losses: dataset -> rows of epoch, train_loss, val_loss. flows: rows as gradients.flow_rows makes them, if steps were
-    measured. judged: dataset -> what the probe found by class and by confidence. made: by what and when the page was
-    made; it holds no name of a machine.
+    measured. judged: dataset -> what the probe found by class and by confidence. made: by what the page was made; it
+    holds no time of day and no name of a machine.
     """
     arm, seed = settings["projector"], settings["seed"]
     lines = [line for name, rows in losses.items() for line in curves.curve("this run", name, name, arm, seed, rows)]
@@ -221,7 +221,7 @@ def _classes(judged: Mapping[str, Judged], summaries: Summaries) -> tuple[Block,
 def _made(made: Mapping[str, str]) -> tuple[Block, ...]:
     if not made:
         return ()
-    caption = "The commit and the versions that made this page, and when."
+    caption = "The commit and the versions that made this page."
     return (table("made-table", caption, [{"what": name, "which": value} for name, value in made.items()]),)
 
 

@@ -13,10 +13,8 @@ QUESTION = (
     "replaces that layer by the frozen embedding layer of an autoencoder, pretrained on the same images, and reports "
     "up to 2.9 points more linear-probe accuracy."
 )
-TO_COMPARE = (
-    "`dvc exp run --queue -S 'seed=range(0,3)' -S 'projector.init=autoencoder,random'`, then `dvc queue start -j 1` "
-    "and `make report`"
-)
+TO_RUN = ("dvc exp run --queue -S 'seed=range(0,3)' -S 'projector.init=autoencoder,random'", "dvc queue start -j 1")
+TO_COMPARE = f"`{TO_RUN[0]}`, then `{TO_RUN[1]}` and `make report`"
 # anchor -> title, name in the navigation; a page has those for which it has anything to say
 SECTIONS = {
     "result": ("Result", "Result"),

@@ -96,7 +96,8 @@ class Mirror:
         self.experiment = params.tracking.experiment
         self.model_name = params.tracking.registered_model
         origin = provenance.experiment()
-        self.name = run_name(params.datasets, params.projector, params.seed)
+        self.named = partial(run_name, head=params.projector, seed=params.seed)
+        self.name = self.named(params.datasets)
         self.head = {"projector.frozen": str(params.projector.frozen).lower()}
         cell = {key: value for key, value in self.params.items() if key != "seed"}
         # runs of one cell differ in the seed alone
@@ -196,22 +197,23 @@ class Mirror:
         tags = {**record.tags, **own, **source, OF_PARENT: self.parent_id}
         name = self._child_name(record.stage, record.dataset)
         run = self.client.create_run(self.experiment_id, record.started, tags, name)
-        record.run_id = run.info.run_id
-        self._send_params(record.run_id, record.stage, record.dataset)
+        record.run_id, record.params = run.info.run_id, self._read_by(record.stage, record.dataset)
 
     def _child_name(self, stage: str, dataset: str) -> str:
         """A child's name, with the projector's where the stage sees one."""
         told = any(key.startswith("projector.") for key in settings.deciding(self.settings, stage, dataset))
-        return f"{stage} {self.name.replace(', '.join(self.datasets), dataset, 1) if told else dataset}"
+        return f"{stage} {self.named([dataset]) if told else dataset}"
 
-    def _send_params(self, run_id: str, stage: str, dataset: str) -> None:
-        """Give a child the parameters that its stage reads, so that curves can be told apart by them."""
+    def _read_by(self, stage: str, dataset: str) -> dict[str, str]:
+        """The parameters that a stage reads, by which its curves can be told apart."""
+        known = child_params(self.settings, self.params, stage, dataset)
+        return known | (self.head if "projector.freeze" in known else {})
+
+    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        known = child_params(self.settings, self.params, stage, dataset)
-        known |= self.head if "projector.freeze" in known else {}
-        for params in _batches(known.items(), 100):
-            self.client.log_batch(run_id, params=[Param(*item) for item in params])
+        for rows in _batches(params.items(), 100):
+            self.client.log_batch(run_id, params=[Param(*item) for item in rows])
 
     def _untold(self, record: Record) -> list[tuple[str, float, int, int]]:
         """The metrics at steps that a resumed run lacks: resumed training repeats the steps since its checkpoint."""
@@ -223,12 +225,11 @@ class Mirror:
 
     def send(self, record: Record) -> None:
         """Tell what a record has to tell; each part is removed once it is told."""
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric, RunTag
 
         if not record.run_id:
             self._begin(record)
-        for params in _batches(record.params.items(), 100):
-            self.client.log_batch(record.run_id, params=[Param(*item) for item in params])
+        self._log_params(record.run_id, record.params)
         record.params.clear()
         if record.resumed:
             record.metrics[:] = self._untold(record)
@@ -288,19 +289,18 @@ class Mirror:
 
     def complete(self, ended: Ended) -> None:
         """Bring the parent up to date and finish it."""
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric, RunTag
 
         parent, time = self.parent_id, now()
-        for params in _batches((self.params | self.head).items(), 100):
-            self.client.log_batch(parent, params=[Param(*item) for item in params])
+        self._log_params(parent, self.params | self.head)
         tags = {**self.tags, FACTS: json.dumps(ended.facts, sort_keys=True), COMMIT: self.tags.get("git_commit", "")}
         self.client.log_batch(parent, tags=[RunTag(*item) for item in {**tags, NOTE: ended.note}.items()])
         run = self.client.get_run(parent)
-        names = {
-            key: key if key.partition(".")[0] in ended.watched else f"{DETAILS}{key}"
-            for key, _ in leaves(ended.metrics)
+        values = {
+            key if key.partition(".")[0] in ended.watched else f"{DETAILS}{key}": float(value)
+            for key, value in leaves(ended.metrics)
+            if value is not None
         }
-        values = {names[key]: float(value) for key, value in leaves(ended.metrics) if value is not None}
         changed = [Metric(key, value, time, 0) for key, value in values.items() if run.data.metrics.get(key) != value]
         for rows in _batches(changed, 1000):
             self.client.log_batch(parent, metrics=rows)
@@ -369,7 +369,7 @@ class Mirror:
             tags |= {ORIGINAL: originals[0], NOTE: f"Not run again: DVC gave back the result of [this run]({link})."}
         name = f"{self._child_name(result.stage, result.dataset)} (reused)"
         run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
-        self._send_params(run.info.run_id, result.stage, result.dataset)
+        self._log_params(run.info.run_id, self._read_by(result.stage, result.dataset))
         self.client.set_terminated(run.info.run_id, "FINISHED")
 
 

@@ -63,6 +63,13 @@ def git_state() -> dict[str, str]:
         return {}
 
 
+def commit() -> str:
+    """Return HEAD's commit, and that the code differs from it where it does; empty as `git_state`."""
+    state = git_state()
+    dirty = " with changes to the code" if state.get("git_dirty") == "true" else ""
+    return f"{state['git_commit']}{dirty}" if state else ""
+
+
 def _git(*words: str) -> str:
     """What a git command prints; bounded, since a record must not hold up a run."""
     return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -49,9 +49,9 @@ class Gain:
 class Assay:
     """Whether the runs of a dataset and protocol can tell: `passes` is None where no baseline is known.
 
-    place: the dataset, with what tells its protocols apart. arm: whose runs stand for SimCLR.
-    level: their mean score; gains: over each baseline; noise: the A/A pair's mean
-    difference with its widest interval, None without such a pair; reason: a sentence.
+    place: the dataset, with what tells its protocols apart; arm: whose runs stand for SimCLR; level: their mean score;
+    gains: over each baseline; noise: the A/A pair's mean difference with its widest interval, None without such a pair;
+    reason: a sentence.
     """
 
     dataset: str
