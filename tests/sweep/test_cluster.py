@@ -347,5 +347,6 @@ def test_a_lost_nodes_cell_goes_on_from_its_checkpoint_and_in_its_mlflow_run(tmp
     assert "goes on from its checkpoint" in nodes.logs(root)[lost]
     with sqlite3.connect(store) as runs:
         children = "select run_uuid from tags where key = 'mlflow.parentRunId'"
-        parents = runs.execute(f"select name, status from runs where run_uuid not in ({children})").fetchall()
+        told = "select value, status from runs join tags using (run_uuid) where key = 'dvc_experiment'"
+        parents = runs.execute(f"{told} and run_uuid not in ({children})").fetchall()
     assert sorted(parents) == sorted((cell.name, "FINISHED") for cell in cells)
