@@ -12,7 +12,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from headstart import history, lock, settings
+from headstart import history, lock, yaml_files
 from headstart.study.experiments import read_dvc
 from tests.checkouts import BIN, checkout, edit, environment, run
 from tests.test_pipeline import saved_in, wait_for_steps
@@ -221,7 +221,7 @@ def test_a_lock_that_says_other_settings_than_ran_is_refused_by_track_and_by_rea
 
 def test_every_out_says_what_it_was_made_with(workspace):
     record = json.loads((workspace / "metrics/all.json").read_text())
-    entries = lock.read_entries(settings.read_yaml(workspace / "dvc.lock")["stages"])
+    entries = lock.read_entries(yaml_files.read_yaml(workspace / "dvc.lock")["stages"])
     chosen = lock.involved(entries, "digits", needs_autoencoder=True)
     assert {entry.stage for entry in chosen} == set(record["made_with"]) - {"prepare_target", "transfer"}
     assert lock.disagreeing(chosen, record["made_with"]) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headstart import settings
+from headstart import settings, yaml_files
 from headstart.errors import UserError
 from headstart.settings import DATASETS, PARAMS
 
@@ -66,7 +66,7 @@ def test_a_lock_and_the_files_give_the_same(tree):
     locked[PARAMS] |= {key: tree[PARAMS][key] for key in ("diagnostics", "views")} | {
         "data": {"standardize": False, "pretrain_on": "train"}
     }
-    told = settings.parse_yaml(yaml.safe_dump(json.loads(json.dumps(locked)))) | {}
+    told = yaml_files.parse_yaml(yaml.safe_dump(json.loads(json.dumps(locked)))) | {}
     told[PARAMS]["seed"] = 0.0
     assert settings.deciding(told, "train_simclr", "digits") == settings.deciding(tree, "train_simclr", "digits")
 
@@ -131,8 +131,8 @@ def test_settings_of_a_run_are_those_in_force_and_of_its_datasets(tree):
 
 @pytest.mark.parametrize("text", ["1e-05", "1E-5", "1.0e-5", "0.00001", ".00001", "+1e-5"])
 def test_floats_as_dvc_writes_them(text):
-    assert settings.parse_yaml(f"x: {text}") == {"x": 1e-5}
-    assert settings.parse_yaml("x: 12") == {"x": 12}
+    assert yaml_files.parse_yaml(f"x: {text}") == {"x": 1e-5}
+    assert yaml_files.parse_yaml("x: 12") == {"x": 12}
 
 
 # ---- digests ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,17 @@ SOURCE = ROOT / "src" / "headstart"
 STAGES = settings.read_stages(ROOT)
 # What decides no number, so that no change of it retrains: reading of settings, bounds and messages, the allocator, how
 # a run touches the world, the tracker, the drawing of pictures. Their imports are not followed either.
-UNSEEN = ("settings.py", "lock.py", "knobs.py", "errors.py", "memory.py", "run/", "tracking/", "study/pictures.py")
+UNSEEN = (
+    "settings.py",
+    "yaml_files.py",
+    "lock.py",
+    "knobs.py",
+    "errors.py",
+    "memory.py",
+    "run/",
+    "tracking/",
+    "study/pictures.py",
+)
 
 
 def imports_of(script: Path) -> set[Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart import lock, settings
+from headstart import lock, settings, yaml_files
 from headstart.errors import UserError
 from headstart.lock import GATHERING, Entry
 
@@ -98,7 +98,7 @@ def read_workspace(root: Path) -> Found:
 def check_workspace(root: Path) -> None:
     """Raise UserError where the workspace's dvc.lock says other settings or code than its results were made with."""
     record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-    entries = lock.read_entries(settings.read_yaml(root / LOCK, by_hand=False)["stages"])
+    entries = lock.read_entries(yaml_files.read_yaml(root / LOCK, by_hand=False)["stages"])
     for dataset, facts in record["facts"].items():
         chosen = lock.involved(entries, dataset, facts["needs_autoencoder"])
         if wrong := lock.disagreeing(chosen, record["made_with"]):
@@ -163,7 +163,7 @@ class _Parser:
         for block in re.split(r"^(?=  \S)", text.partition("stages:\n")[2], flags=re.MULTILINE):
             key = block.rstrip()
             if key and key not in self._blocks:
-                self._blocks[key] = settings.parse_yaml(key)
+                self._blocks[key] = yaml_files.parse_yaml(key)
             stages |= self._blocks[key] if key else {}
         return stages
 

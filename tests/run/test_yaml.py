@@ -4,10 +4,11 @@ import time
 
 import pytest
 
-from headstart import settings
+from headstart import yaml_files
 from headstart.errors import UserError
-from headstart.settings import DATASETS, PARAMS, parse_by_hand, read_settings, read_yaml
+from headstart.settings import DATASETS, PARAMS, read_settings
 from headstart.sweep.grid import read_grid
+from headstart.yaml_files import parse_by_hand, read_yaml
 from tests.checkouts import ROOT
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -116,13 +117,13 @@ def test_what_dvc_reads_alike_is_read(text, value):
 def test_what_is_refused_for_that_is_read_otherwise_by_dvc(text):
     from dvc.utils.serialize import parse_yaml
 
-    assert settings.parse_yaml(text)["a"] != parse_yaml(text, "x")["a"]
+    assert yaml_files.parse_yaml(text)["a"] != parse_yaml(text, "x")["a"]
 
 
 def test_the_committed_files_are_read_as_before():
     tree = read_settings(ROOT)
     for name in (PARAMS, DATASETS):
-        assert tree[name] == settings.parse_yaml((ROOT / name).read_text())
+        assert tree[name] == yaml_files.parse_yaml((ROOT / name).read_text())
     for file in sorted((ROOT / "sweeps").glob("*.yaml")):
         read_grid(file)
 

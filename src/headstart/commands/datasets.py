@@ -13,7 +13,8 @@ from headstart.ingest.about import About
 from headstart.ingest.decoders import KnownDecoder, name_of
 from headstart.run import paths
 from headstart.run.stage import say
-from headstart.settings import DATASETS, RECIPES, SAME, of_recipe, read_yaml
+from headstart.settings import DATASETS, RECIPES, SAME, of_recipe
+from headstart.yaml_files import read_yaml
 
 
 def datasets(options: argparse.Namespace) -> None:

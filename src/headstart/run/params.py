@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pydantic
 import pydantic.dataclasses
 
-from headstart import settings
+from headstart import settings, yaml_files
 from headstart.data.views import Views
 from headstart.errors import UserError, brief, reason
 from headstart.evaluation.probe import Probe
@@ -157,7 +157,7 @@ def to_params(tree: Tree, every_recipe: bool = True) -> Params:
                 _check_other(tree, recipe, other)
         return params
     except UserError as error:
-        raise UserError(str(error), settings.LINE) from None
+        raise UserError(str(error), yaml_files.LINE) from None
 
 
 def _validated(tree: Tree, recipe: str) -> Params:

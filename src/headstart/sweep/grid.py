@@ -10,7 +10,7 @@ from typing import Any
 
 from headstart.errors import UserError
 from headstart.knobs import nearest
-from headstart.settings import read_yaml
+from headstart.yaml_files import read_yaml
 
 KEYS = ("description", "endpoint", "margins", "fixed", "axes", "exclude", "include", "results")
 # what `headstart results` makes of the rows -> the options of each, as texts; claims are names

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headstart import settings
+from headstart import settings, yaml_files
 from headstart.errors import UserError
 from headstart.lock import INGESTING, Entry, names_in, read_entries
 from headstart.settings import Tree
@@ -62,7 +62,7 @@ def read_pipeline(root: Path) -> Pipeline:
     named = {dep for stage in stages.values() for dep in stage.get("deps", []) if isinstance(dep, str)}
     code = {dep: settings.file_md5(root / dep) for dep in named if (root / dep).is_file()}
     lock = root / "dvc.lock"
-    prepared = read_entries(settings.read_yaml(lock, by_hand=False).get("stages", {})) if lock.is_file() else []
+    prepared = read_entries(yaml_files.read_yaml(lock, by_hand=False).get("stages", {})) if lock.is_file() else []
     return Pipeline(stages, code, prepared)
 
 

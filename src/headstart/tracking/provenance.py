@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart import history, lock, settings
+from headstart import history, lock, settings, yaml_files
 from headstart.errors import UserError
 from headstart.lock import Entry
 
@@ -91,7 +91,7 @@ def results(datasets: Collection[str], file: Path = LOCK) -> list[Result]:
     """
     if not file.is_file():
         return []
-    entries = lock.read_entries(settings.read_yaml(file, by_hand=False)["stages"])
+    entries = lock.read_entries(yaml_files.read_yaml(file, by_hand=False)["stages"])
     named = [entry for entry in entries if entry.dataset and Path("stages", f"{entry.stage}.py").is_file()]
     pairs = [(entry.stage, entry.dataset) for entry in named]
     waiting = [entry for entry in named if entry.dataset in datasets and pairs.count((entry.stage, entry.dataset)) == 1]
