@@ -112,6 +112,13 @@ def _gains_options(command: argparse.ArgumentParser) -> None:
     add("--title", help="of the figure")
 
 
+def _scores_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--rows", default="dvc", metavar="SOURCE", help="as of compare")
+    add("--published-dir", type=Path, metavar="DIR", help="as of compare")
+    add("--score", metavar="NAME", help="the accuracy: as of compare")
+
+
 def _report_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add(
@@ -193,6 +200,7 @@ def _sweep_options(command: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "compare": ("judge the claims C1 to C9 on runs: verdicts, intervals, what is missing", _compare_options),
     "gains": ("what one factor changes, by any axis of the runs: table and figure", _gains_options),
+    "scores": ("whether a score without labels picks the better backbone among runs", _scores_options),
     "report": ("the study's report on runs as one HTML page, with its text as Markdown", _report_options),
     "results": ("tables and figures of the committed rows: docs/results", _results_options),
     "datasets": ("list the datasets: classes, images, size, licence, what is here", _datasets_options),

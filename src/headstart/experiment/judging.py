@@ -14,10 +14,11 @@ from headstart.data.views import Views, draw
 from headstart.evaluation.evaluate import Evaluation, evaluate, evaluate_layers, num_fits
 from headstart.evaluation.features import Allocate, extract_features, extract_layers
 from headstart.evaluation.finetune import finetune
-from headstart.evaluation.label_free import CLASSES, MANY, MOST, PAIR, VIEWS, label_free_scores
+from headstart.evaluation.label_free import CLASSES, MANY, MOST, PAIR, RBF, VIEWS, label_free_scores
 from headstart.evaluation.probe import Labelled, Linear, Probe, Splits, confusion, majority_top1
 from headstart.evaluation.shift import same_classes, transfer_scores, zero_shot_top1
 from headstart.experiment.prepared import Images, Prepared
+from headstart.models.rbf import rbf_layers
 from headstart.randomness import generator
 
 BATCH = 500  # images that pass a network at once
@@ -70,8 +71,8 @@ class Judge:
         """Return scores without labels of a network's features of test images; see label_free.SCORES.
 
         Those of two views, of at most MOST images. With a projector also those of VIEWS views, of at most CLASSES of
-        these images, and `NAME_output` of the projector's outputs. The views are those that SimCLR draws, by
-        generator(seed, "label-free", view).
+        these images, `NAME_output` of the projector's outputs, and those of its last RBF layer, if any. The views are
+        those that SimCLR draws, by generator(seed, "label-free", view).
         """
         rows = _evenly(len(self.data.test.split.sizes), MOST)
         network.eval()
@@ -80,7 +81,8 @@ class Judge:
         some = _evenly(len(rows), CLASSES)
         seen = [self._view(network, rows if k < 2 else rows[some], k) for k in range(VIEWS)]
         outputs = [projector.eval()(features) for features in seen]
-        scores = {}
+        *_, last = (None, *rbf_layers(projector))
+        scores = label_free_scores({RBF: last} if last else {})
         for suffix, views in (("", seen), ("_output", outputs)):
             several = torch.stack([view[some.to(view.device)] if k < 2 else view for k, view in enumerate(views)])
             found = label_free_scores({PAIR: [torch.cat(views[:2])], MANY: [several]})

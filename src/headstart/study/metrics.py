@@ -23,8 +23,8 @@ class Metric:
 
     key: its name in metrics files, "" where readers make it of several others; `#` stands for digits, `*` for the name
     of another dataset. title: its heading on pages. column: its column of rows, "" where rows do not have it. at: where
-    the stages' summaries hold it. watched: in metrics.json, which people compare. better: of what needs no labels, which
-    value speaks for the backbone, one of BETTER.
+    the stages' summaries hold it. watched: in metrics.json, which people compare. better: one of BETTER, for what needs
+    no labels: which value is taken to speak for a backbone.
     """
 
     key: str
