@@ -12,7 +12,7 @@ from headstart.commands.rows import FOLDER
 from headstart.errors import UserError
 from headstart.run.files import write_text
 from headstart.run.stage import say
-from headstart.study import claims, gains, label_free, means, overview, rows, tables, writing
+from headstart.study import claims, gains, means, overview, rows, selection, tables, writing
 from headstart.study.claims import sensitivity
 from headstart.study.claims.verdict import MARGIN
 from headstart.sweep.grid import Grid, read_grid
@@ -44,26 +44,26 @@ def results(options: argparse.Namespace) -> None:
             lines += overview.lines(grid.name, runs.runs, score, _margin(grid, score), score == grid.endpoint)
     write_text(OUT / "README.md", _overview(lines, printed))
     say(str(OUT / "README.md"))
-    _label_free({key: label_free.pooled(tables) for key, tables in sorted(endpoints.items())})
+    write_label_free({key: selection.pooled(tables) for key, tables in sorted(endpoints.items())})
 
 
-def _label_free(endpoints: Mapping[tuple[str, str], pd.DataFrame]) -> None:
-    """The page on scores without labels, of datasets and endpoints with runs enough; none where there are none."""
+def write_label_free(endpoints: Mapping[tuple[str, str], pd.DataFrame]) -> None:
+    """Write the page on scores without labels, of (dataset, endpoint) with runs enough; none where there are none."""
     page = OUT / f"{LABEL_FREE}.md"
-    found = {key: label_free.ranked(runs) for key, runs in endpoints.items() if label_free.has_scores(runs)}
+    found = {key: selection.ranked(runs) for key, runs in endpoints.items() if selection.has_scores(runs)}
     lacking = [f"{dataset} by {endpoint}" for dataset, endpoint in endpoints if (dataset, endpoint) not in found]
-    few = f"Fewer than {label_free.LEAST_RUNS} runs have scores without labels: {', '.join(lacking)}."
+    few = f"Fewer than {selection.LEAST_RUNS} runs have scores without labels: {', '.join(lacking)}."
     if not found:
         say(f"{page}: not made. {few}")
         return
     parts = ["# Does a score without labels pick the better backbone?"]
-    parts += ["Made by `make results` of the rows in `sweeps/results`.", label_free.EXPLAINED]
+    parts += ["Made by `make results` of the rows in `sweeps/results`.", selection.EXPLAINED]
     for number, ((dataset, endpoint), scores) in enumerate(found.items(), 1):
         figure = f"{LABEL_FREE}{'' if number == 1 else f'-{number}'}.svg"
         title = f"{dataset}, by {endpoint}"
-        write_text(OUT / figure, label_free.drawing(scores, title))
-        parts += [f"## {title}", label_free.answer(scores, endpoint), f"![{title}: rho and picks]({figure})"]
-        parts.append(label_free.markdown(scores))
+        write_text(OUT / figure, selection.drawing(scores, title))
+        parts += [f"## {title}", selection.answer(scores, endpoint), f"![{title}: rho and picks]({figure})"]
+        parts.append(selection.markdown(scores))
     write_text(page, "\n\n".join([*parts, *([few] if lacking else [])]) + "\n")
     say(str(page))
 

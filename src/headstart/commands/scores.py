@@ -6,7 +6,7 @@ from headstart.commands import terminal
 from headstart.commands.compare import SOURCES, endpoint, read
 from headstart.errors import UserError
 from headstart.run.stage import say
-from headstart.study import label_free, rows
+from headstart.study import rows, selection
 
 
 def scores(options: argparse.Namespace) -> None:
@@ -16,23 +16,23 @@ def scores(options: argparse.Namespace) -> None:
     runs, notes = read(options.rows, options.published_dir)
     source = SOURCES.get(options.rows, options.rows)
     table = rows.finished(runs, source)
-    judged = label_free.pooled([rows.judged_by(table.runs, score)])
+    judged = selection.pooled([rows.judged_by(table.runs, score)])
     found, lacking = {}, []
     for dataset, own in judged.groupby("dataset"):
         try:
-            found[str(dataset)] = label_free.ranked(own)
+            found[str(dataset)] = selection.ranked(own)
         except UserError as error:
             lacking.append(str(error))
     if not found:
         raise UserError("; ".join(lacking) or f"{source}: every run failed")
     for dataset, own_scores in found.items():
-        title, told = f"{dataset}, by {score}", label_free.answer(own_scores, score)
+        title, told = f"{dataset}, by {score}", selection.answer(own_scores, score)
         if terminal.is_terminal():
-            heads, lines = label_free.cells(own_scores)
+            heads, lines = selection.cells(own_scores)
             terminal.tell(title, told)
             terminal.draw(heads, lines, heads[2:])
         else:
-            say(f"# {title}\n\n{told}\n\n{label_free.markdown(own_scores)}\n")
+            say(f"# {title}\n\n{told}\n\n{selection.markdown(own_scores)}\n")
     tell = terminal.tell if terminal.is_terminal() else say
-    for line in (label_free.EXPLAINED, *lacking, *notes, *table.notes):
+    for line in (selection.EXPLAINED, *lacking, *notes, *table.notes):
         tell(line)

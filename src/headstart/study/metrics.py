@@ -129,7 +129,7 @@ METRICS = (
     *_FREE,
     _LIDAR,
     *map(_of_output, (*_FREE, _LIDAR)),
-    _probe("sns", "SNS of the RBF head", SIZE, "probe_sns", better=MORE),
+    _probe("sns", "SNS", SIZE, "probe_sns", better=MORE),
     *(_baseline(metric, watched=metric.key == "view_top1") for metric in _FREE),
     *(_baseline(metric, name) for name in ("calibrated", "pixels") for metric in _FREE),
     _probe("top1_hidden", "top-1, hidden layer", column="probe_hidden_top1"),

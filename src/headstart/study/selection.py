@@ -16,7 +16,7 @@ from headstart.study.writing import counted
 
 LEAST_RUNS = 20  # of a dataset; fewer rank nothing
 LEAST_SEEDS, LEAST_SETTINGS = 3, 4  # an interval stands on as many, or is none
-VAL_TOP1 = Metric("val_top1", "val top-1, with labels", column="probe_val_top1", better=MORE)  # what labels could do
+VAL_TOP1 = Metric("val_top1", "val top-1", column="probe_val_top1", better=MORE)  # what labels could do
 SETTING = [name for name in RUN_KEY if name != "seed"]
 _OUTPUT, _WITHOUT = "_output", Interval(math.nan, math.nan)
 
@@ -99,16 +99,17 @@ def _pairs(
     counts: tuple[int, int],
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Per seed two (settings, settings) matrices: is the pair picked rightly (1, 1/2, 0), and does it count?"""
-    hits, counted_ = [], []
+    hits: list[np.ndarray] = []
+    that_count: list[np.ndarray] = []
     for seed in range(counts[0]):
         own = np.flatnonzero(seeds == seed)
         better, more = (np.sign(values[own, None] - values[own]) for values in (accuracy, score))
         there = (better != 0) & (protocols[own, None] == protocols[own])
         place = np.ix_(settings[own], settings[own])
-        for kept, values in ((hits, (1 + better * more) / 2 * there), (counted_, there)):
+        for kept, values in ((hits, (1 + better * more) / 2 * there), (that_count, there)):
             kept.append(np.zeros((counts[1], counts[1])))
             kept[-1][place] = values
-    return hits, counted_
+    return hits, that_count
 
 
 def _shares(
@@ -186,7 +187,7 @@ def drawing(found: Sequence[Ranked], title: str) -> str:
     panels = []
     for name, unit, numbers in (
         ("rank correlation with the accuracy", "Spearman's rho", _rho),
-        ("picks the better of two runs", "points above chance", _points),
+        ("picks the better of two runs, points above chance", "points", _points),
     ):
         lines = [
             forest.Row(
@@ -200,7 +201,7 @@ def drawing(found: Sequence[Ranked], title: str) -> str:
         ]
         panels.append(forest.panel(name, unit, lines, numbers=True))
     legend = svg.legend(["features", "projector's output"])
-    notes = ("Bars hold 95 %. Numbers: the upper mark of a row.", _stands_on(found))
+    notes = ("Bars hold 95 %; numbers are those of a row's upper mark. Val top-1 needs labels.", _stands_on(found))
     return svg.standalone(title, panels, legend, notes, within=NARROW)
 
 
