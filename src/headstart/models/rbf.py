@@ -7,8 +7,8 @@ log_shapes) are those of github.com/rssalessio/PytorchRBFLayer, whose defaults s
 cannot be read: centres uniform in +-1, log widths normal with deviation 0.1, weights as Glorot and Bengio (2010).
 
 Chosen here: distances are divided by sqrt(d), as in their score SNS. Without that the functions of a wide layer are 0
-in float32 wherever the input is: all 18 of their SimCLR runs with Gaussians on ImageNet-100 end at a training loss of
-8.31752, which is log(2B - 1) at B = 2048, the loss of a head that says nothing.
+in float32 wherever the input is: all 72 of their SimCLR runs with Gaussians, 18 on each of four datasets, end at a
+training loss of 8.31752, which is log(2B - 1) at B = 2048, the loss of a head that says nothing.
 """
 
 from collections.abc import Iterator

@@ -28,13 +28,16 @@ NO_AUTOENCODER = "No picture here: this initialisation needs no autoencoder."
 
 def describe(head: Any, seed: int, recipe: str) -> dict[str, Any]:
     """Return what the page says about the run; head: its projector's settings, a models.projector.Projector."""
-    first = f"{head.init} ({'frozen' if head.frozen else 'trainable'})"
-    text = f"{first} first layer, {head.hidden_dim} hidden, {head.out_dim} out, {head.activation}"
-    if (head.num_layers, head.position, head.norm) != (2, 1, "none"):
+    first = f"{head.init} ({head.frozen_words})"
+    text = f"{first} first layer, {head.hidden_dim} hidden, {head.out_dim} out, {head.between}"
+    if head.num_layers < 2:
+        one = f"one linear layer ({head.frozen_words}), {head.out_dim} out"
+        text = one if head.num_layers else "none: the loss is that of the backbone's features"
+    elif (head.num_layers, head.position, head.norm) != (2, 1, "none"):
         text += f"; {head.num_layers} layers, {head.init} at {head.position}, norm {head.norm}"
     if head.needs_autoencoder and head.autoencoder_dataset != SAME:
         text += f"; autoencoder of {head.autoencoder_dataset}"
-    return {"projector": text, "activation": head.activation, "seed": seed, "recipe": recipe}
+    return {"projector": text, "activation": head.between, "seed": seed, "recipe": recipe}
 
 
 def facts(summaries: Summaries) -> dict[str, dict[str, Any]]:
