@@ -63,7 +63,8 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
         "--rows",
         default="dvc",
         metavar="SOURCE",
-        help="published (the paper's runs), dvc (branches and experiments here: the default), mlflow, or a CSV file",
+        help="published (the paper's runs), published_rbf (those of arXiv:2606.21590), dvc (branches and experiments "
+        "here: the default), mlflow, or a CSV file",
     )
     add("--claim", action="append", default=[], metavar="C1..C9", help="repeatable; default: all")
     command.epilog = f"claims:\n{_listed(STATEMENTS)}"
@@ -76,7 +77,7 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
         "--published-dir",
         type=Path,
         metavar="DIR",
-        help="the authors' five CSV files, instead of downloading them once",
+        help="the authors' CSV files, instead of downloading them once",
     )
     _endpoint_options(command)
     add(

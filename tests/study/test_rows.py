@@ -398,7 +398,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_kept_aside(host, tmp_pa
 
 def test_a_host_that_cannot_be_reached_or_lacks_the_file_is_one_line(host, tmp_path):
     server, sha256 = host
-    advice = "; get the authors' five CSV files yourself and give their folder with --published-dir"
+    advice = "; get the authors' 5 CSV files yourself and give their folder with --published-dir"
     with pytest.raises(UserError) as error:
         published.download(tmp_path / "cache", server.url("/nowhere"), sha256)
     path = "/nowhere/ae/results/ae-train.csv"

@@ -75,7 +75,7 @@ def _ranked(runs: pd.DataFrame, metric: Metric) -> Ranked:
     score = runs[metric.column].map(BETTER[metric.better]).to_numpy(float)
     accuracy = runs[SCORE].to_numpy(float)
     seeds = np.unique(runs["seed"], return_inverse=True)[1]
-    settings = runs.groupby(SETTING, dropna=False).ngroup().to_numpy()
+    settings = runs.groupby(SETTING, dropna=False, sort=False).ngroup().to_numpy()
     counts = int(seeds.max()) + 1, int(settings.max()) + 1
     rho = float(weighted_rank_correlations(score, accuracy, np.ones((1, len(runs))))[0])
     hits, pairs = _pairs(score, accuracy, runs["protocol"].to_numpy(), seeds, settings, counts)
@@ -162,11 +162,14 @@ def answer(found: Sequence[Ranked], endpoint: str) -> str:
     above = [row for row in free if row.rho_interval.low > 0]
     below = [row for row in free if row.rho_interval.high < 0]
     first = max(free, key=lambda row: row.rho)
-    most = max(found, key=lambda row: row.num_runs)
+    told = (
+        f"{len(above)} rank the runs by {endpoint} better than chance (the interval of rho lies above 0), {len(below)} "
+        "the wrong way round"
+    )
+    if all(math.isnan(row.rho_interval.low) for row in free):
+        told = f"none has an interval: that needs {LEAST_SEEDS} seeds and {LEAST_SETTINGS} settings"
     return (
-        f"{counted(most.num_runs, 'run')}, {counted(most.num_seeds, 'seed')}, {counted(most.num_settings, 'setting')}. "
-        f"Of {counted(len(free), 'score')} without labels {len(above)} rank the runs by {endpoint} better than chance "
-        f"(the interval of rho lies above 0), {len(below)} the wrong way round. The best by its rho is "
+        f"{_stands_on(found)} Of {counted(len(free), 'score')} without labels {told}. The best by its rho is "
         f"{first.metric.title}, {writing.gain(first.rho, first.rho_interval.low, first.rho_interval.high)}."
     )
 
