@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from headstart.data.arrays import NAMES, Split, load_split
-from headstart.evaluation.label_free import SCORES
+from headstart.evaluation.label_free import SCORES, sns
 from headstart.experiment.judging import Judge
 from headstart.experiment.prepared import prepare
 from headstart.ingest.formats import Listing
 from headstart.ingest.pack import HELD_OUT, Packing, assign_splits, pack
+from headstart.models.rbf import GaussianRBF, fill_random
 
 CPU = torch.device("cpu")
 
@@ -84,3 +85,14 @@ def test_a_projector_adds_many_views_and_the_scores_of_its_outputs(tmp_path, vie
     assert outputs == {name: both[name] for name in outputs} and set(outputs) == set(SCORES) - {"sns"}
     narrow = judge.label_free(nn.Flatten(), nn.Sequential(nn.Linear(192, 4, bias=False)))
     assert narrow["rankme_output"] <= 4.001 and narrow["rankme"] == both["rankme"]
+
+
+def test_sns_is_that_of_a_heads_last_rbf_layer(tmp_path, views_of):
+    _, data = packed(tmp_path / "x", listing([-1] * 50, []))
+    first, last = GaussianRBF(192, 5, 8), GaussianRBF(8, 6, 4)
+    for layer in (first, last):
+        fill_random(layer, 0, "test", layer.weight.shape[0])
+    scores = Judge(data, None, views_of(), 0, None).label_free(
+        nn.Flatten(), nn.Sequential(first, last, nn.Linear(4, 4))
+    )
+    assert scores["sns"] == pytest.approx(float(sns(last.centres.detach(), last.widths.detach())), rel=1e-6)
