@@ -50,7 +50,7 @@ def main(dataset: str) -> None:
             if data.num_classes:
                 scores = probe(dataset, judge, backbone, projector, weights, out)
             else:
-                scores = judge.label_free(backbone)
+                scores = judge.label_free(backbone, projector)
                 tensors.write_outs(out, {"summary.json": unlabelled_summary(scores, len(data.test.split.labels))})
             if (arrays / NAMES).is_file():
                 names = files.read_json(arrays / NAMES, made_by="prepare")
@@ -68,7 +68,8 @@ def probe(
     dataset: str, judge: Judge, backbone: nn.Module, projector: nn.Sequential, weights: Path, out: Path
 ) -> dict[str, float]:
     """Fit the probes, leave what they are and what they say in two folders, and return their scores."""
-    trained = judge.evaluate(backbone, projector, "trained")
+    judged = judge.evaluate(backbone, projector, "trained")
+    trained = replace(judged, scores=judged.scores | judge.label_free(backbone, projector))
     counts, classes = confused(trained), judge.data.classes
     told = {
         "summary.json": summary(trained),

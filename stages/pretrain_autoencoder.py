@@ -21,7 +21,7 @@ from headstart.tracking import tracking
 STAGE = "pretrain_autoencoder"
 # What decides nothing of the layer: whose images they are, the arrays' hash says, and widths are part of the key
 UNSEEN = ("projector.autoencoder_dataset", "block.image_size", "backbone.arch")
-UNSEEN_CODE = ("projector.py", "backbone.py", "convolution.py", "timm_models.py")
+UNSEEN_CODE = ("projector.py", "rbf.py", "backbone.py", "convolution.py", "timm_models.py")
 
 
 def main(dataset: str, init: str, dim: int) -> None:

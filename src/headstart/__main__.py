@@ -63,7 +63,8 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
         "--rows",
         default="dvc",
         metavar="SOURCE",
-        help="published (the paper's runs), dvc (branches and experiments here: the default), mlflow, or a CSV file",
+        help="published (the paper's runs), published_rbf (those of arXiv:2606.21590), dvc (branches and experiments "
+        "here: the default), mlflow, or a CSV file",
     )
     add("--claim", action="append", default=[], metavar="C1..C9", help="repeatable; default: all")
     command.epilog = f"claims:\n{_listed(STATEMENTS)}"
@@ -76,7 +77,7 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
         "--published-dir",
         type=Path,
         metavar="DIR",
-        help="the authors' five CSV files, instead of downloading them once",
+        help="the authors' CSV files, instead of downloading them once",
     )
     _endpoint_options(command)
     add(
@@ -110,6 +111,13 @@ def _gains_options(command: argparse.ArgumentParser) -> None:
     add("--score", default="top1", metavar="NAME", help="of which score: as of compare, or a column (default: top1)")
     add("--figure", type=Path, metavar="FILE.svg|pdf", help="draw it too")
     add("--title", help="of the figure")
+
+
+def _scores_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--rows", default="dvc", metavar="SOURCE", help="as of compare")
+    add("--published-dir", type=Path, metavar="DIR", help="as of compare")
+    add("--score", metavar="NAME", help="the accuracy: as of compare")
 
 
 def _report_options(command: argparse.ArgumentParser) -> None:
@@ -193,6 +201,7 @@ def _sweep_options(command: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "compare": ("judge the claims C1 to C9 on runs: verdicts, intervals, what is missing", _compare_options),
     "gains": ("what one factor changes, by any axis of the runs: table and figure", _gains_options),
+    "scores": ("whether a score without labels picks the better backbone among runs", _scores_options),
     "report": ("the study's report on runs as one HTML page, with its text as Markdown", _report_options),
     "results": ("tables and figures of the committed rows: docs/results", _results_options),
     "datasets": ("list the datasets: classes, images, size, licence, what is here", _datasets_options),

@@ -44,7 +44,7 @@ class Result:
     def identity(self) -> str:
         """What decided its numbers, but for the arrays; see lock.identity."""
         facts = self.facts
-        return lock.identity(self.entries[:-1], bool(facts["projector_frozen"]), bool(facts["needs_autoencoder"]))
+        return lock.identity(self.entries[:-1], facts["projector_frozen"], bool(facts["needs_autoencoder"]))
 
     @property
     def arrays(self) -> str:

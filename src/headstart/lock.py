@@ -156,7 +156,7 @@ def made_with(deciding: Mapping[str, Any], code: Mapping[str, str | None]) -> di
     return {"settings": settings.digest(dict(deciding)), "code": settings.digest(sorted(code.items()))}
 
 
-def identity(chosen: Sequence[Entry], frozen: bool, needs_autoencoder: bool, *leave_out: str) -> str:
+def identity(chosen: Sequence[Entry], frozen: bool | str, needs_autoencoder: bool, *leave_out: str) -> str:
     """Return 32 hex digits of what decides a dataset's results: settings as they count, and code.
 
     The code that makes arrays does not count, nor where their bytes come from: see `arrays`. leave_out: settings that

@@ -35,7 +35,8 @@ Tree = Mapping[str, Mapping[str, Any]]
 # Sections and keys that do not count for a stage. `block` is the dataset's own block of datasets.yaml.
 _MODELS = ("projector", "backbone", "simclr", "diagnostics", "autoencoder", "probe", "views")
 # of the head around the layer that is initialised
-_HEAD = tuple(f"projector.{key}" for key in ("freeze", "out_dim", "activation", "num_layers", "position", "norm"))
+_AROUND = ("kind", "freeze", "out_dim", "activation", "num_layers", "position", "norm")
+_HEAD = tuple(f"projector.{key}" for key in _AROUND)
 _BRINGING = ("block.archives", "block.decoder", "block.path")
 _PACKING = ("data.skip_unreadable", "data.stored_size", "data.test_fraction", "data.val_fraction")
 _SOURCES = ("data.archives", "data.mirror")  # where bytes come from is not what they are
@@ -289,8 +290,8 @@ def without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not _is_among(key, keys)}
 
 
-def meaning(values: Mapping[str, Any], frozen: bool, needs_autoencoder: bool) -> dict[str, Any]:
-    """Return settings with `projector.freeze: auto` as what it meant, without what an unneeded autoencoder reads."""
+def meaning(values: Mapping[str, Any], frozen: bool | str, needs_autoencoder: bool) -> dict[str, Any]:
+    """Return settings with `projector.freeze` as what it meant, without what an unneeded autoencoder reads."""
     changed = {key: frozen if key == "projector.freeze" else value for key, value in values.items()}
     return changed if needs_autoencoder else without(changed, "projector.autoencoder_dataset")
 

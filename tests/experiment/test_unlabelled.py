@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from headstart.data.arrays import NAMES, Split, load_split
-from headstart.evaluation.label_free import label_free_scores
+from headstart.evaluation.label_free import SCORES, sns
 from headstart.experiment.judging import Judge
 from headstart.experiment.prepared import prepare
 from headstart.ingest.formats import Listing
 from headstart.ingest.pack import HELD_OUT, Packing, assign_splits, pack
+from headstart.models.rbf import GaussianRBF, fill_random
 
 CPU = torch.device("cpu")
 
@@ -62,20 +63,6 @@ def test_labelled_datasets_are_what_they_were(tmp_path):
     assert data.pretrain.split is data.train.split
 
 
-def test_scores_by_their_definition():
-    first = torch.eye(6, 8)
-    found = label_free_scores(first, first * 3)  # each view finds its own, which lies in the same direction
-    assert found["view_top1"] == 1 and found["alignment"] == pytest.approx(0, abs=1e-6)
-    assert found["rankme"] == pytest.approx(6, rel=1e-4)
-    # all pairs at distance sqrt(2): log exp(-2 * 2)
-    assert found["uniformity"] == pytest.approx(-4, rel=1e-5)
-    turned = label_free_scores(first, first.roll(1, 0))
-    assert turned["view_top1"] == 0 and turned["alignment"] == pytest.approx(2)
-    collapsed = label_free_scores(torch.ones(6, 8), torch.ones(6, 8))
-    assert collapsed["view_top1"] == pytest.approx(1 / 6) and collapsed["rankme"] == pytest.approx(1, rel=1e-3)
-    assert collapsed["uniformity"] == pytest.approx(0, abs=1e-6)
-
-
 def test_views_that_change_nothing_are_found_and_the_draw_repeats(tmp_path, views_of, split_of):
     _, data = packed(tmp_path / "x", listing([-1] * 50, []))
     flat = nn.Flatten()
@@ -85,3 +72,27 @@ def test_views_that_change_nothing_are_found_and_the_draw_repeats(tmp_path, view
     assert cropped.label_free(flat) == cropped.label_free(flat)
     assert cropped.label_free(flat)["view_top1"] < 1
     assert isinstance(split_of(0, 3), Split)
+
+
+def test_a_projector_adds_many_views_and_the_scores_of_its_outputs(tmp_path, views_of):
+    """The backbone's own stay what they are; where outputs are the features, so are the scores."""
+    _, data = packed(tmp_path / "x", listing([-1] * 50, []))
+    judge = Judge(data, None, views_of(crop_scale=[0.1, 0.3]), 0, None)
+    alone = judge.label_free(nn.Flatten())
+    both = judge.label_free(nn.Flatten(), nn.Sequential(nn.Identity()))
+    assert {name: both[name] for name in alone} == alone and 1 < both["lidar"] < 10
+    outputs = {name.removesuffix("_output"): value for name, value in both.items() if name.endswith("_output")}
+    assert outputs == {name: both[name] for name in outputs} and set(outputs) == set(SCORES) - {"sns"}
+    narrow = judge.label_free(nn.Flatten(), nn.Sequential(nn.Linear(192, 4, bias=False)))
+    assert narrow["rankme_output"] <= 4.001 and narrow["rankme"] == both["rankme"]
+
+
+def test_sns_is_that_of_a_heads_last_rbf_layer(tmp_path, views_of):
+    _, data = packed(tmp_path / "x", listing([-1] * 50, []))
+    first, last = GaussianRBF(192, 5, 8), GaussianRBF(8, 6, 4)
+    for layer in (first, last):
+        fill_random(layer, 0, "test", layer.weight.shape[0])
+    scores = Judge(data, None, views_of(), 0, None).label_free(
+        nn.Flatten(), nn.Sequential(first, last, nn.Linear(4, 4))
+    )
+    assert scores["sns"] == pytest.approx(float(sns(last.centres.detach(), last.widths.detach())), rel=1e-6)

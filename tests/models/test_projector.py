@@ -1,5 +1,6 @@
 """Every initialisation of the head: what its first layer holds, what trains, what is shared."""
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -21,6 +22,8 @@ from headstart.models.projector import (
 from headstart.randomness import generator, global_seed
 from headstart.training.losses import nt_xent
 
+# the others need a head of another kind, which has its own tests
+MLP_INITS = [name for name, init in PROJECTOR_INITS.items() if init.apply_between is None]
 NEEDY = [name for name, init in PROJECTOR_INITS.items() if init.autoencoder]
 FREEZES = [True, False, "auto"]
 FROZEN_BY_ITSELF = {
@@ -55,7 +58,7 @@ def built(
     )
 
 
-@pytest.mark.parametrize(("init", "freeze"), list(itertools.product(PROJECTOR_INITS, FREEZES)))
+@pytest.mark.parametrize(("init", "freeze"), list(itertools.product(MLP_INITS, FREEZES)))
 @pytest.mark.parametrize(("features", "hidden", "out"), [(64, 16, 8), (512, 128, 32), (64, 64, 128), (32, 48, 1)])
 def test_every_head_has_the_shape_that_its_widths_say(init, freeze, features, hidden, out):
     if init == "pca" and hidden > features:
@@ -85,7 +88,7 @@ def test_head_computes_linear_activation_linear(activation):
     torch.testing.assert_close(head(x_BD), hidden @ second.weight.T + second.bias)
 
 
-@pytest.mark.parametrize("init", PROJECTOR_INITS)
+@pytest.mark.parametrize("init", MLP_INITS)
 def test_freeze_auto_is_what_the_paper_does(init):
     for freeze in FREEZES:
         frozen = FROZEN_BY_ITSELF[init] if freeze == "auto" else freeze
@@ -95,14 +98,14 @@ def test_freeze_auto_is_what_the_paper_does(init):
 
 
 def test_inits_that_need_an_autoencoder_say_so():
-    assert set(PROJECTOR_INITS) - set(NEEDY) == {"random", "orthogonal", "pca"}
+    assert set(MLP_INITS) - set(NEEDY) == {"random", "orthogonal", "pca"}
     learnt_from = {init: PROJECTOR_INITS[init].autoencoder for init in NEEDY}
     assert {init for init, seen in learnt_from.items() if seen != "images"} == {
         "autoencoder_noise",
         "autoencoder_untrained",
     }
     assert set(learnt_from.values()) == set(SEEN)
-    for init in PROJECTOR_INITS:
+    for init in MLP_INITS:
         head = Projector(init, "auto", 16, 8, "relu")
         assert head.needs_autoencoder == (init in NEEDY)
         if head.needs_autoencoder:
@@ -308,14 +311,14 @@ def test_inits_share_all_layers_but_the_initialised_one_and_no_two_layers_are_eq
 
 
 def test_position_must_be_before_the_last_layer():
-    with pytest.raises(ValueError, match=r"projector\.position 2 must be below num_layers 2"):
+    with pytest.raises(ValueError, match=r"projector\.position 2 must be below projector\.num_layers, 2"):
         built("random", position=2)
 
 
 def test_seed_decides_everything_and_inits_share_the_second_layer():
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    heads = {init: built(init, seed=4) for init in PROJECTOR_INITS}
+    heads = {init: built(init, seed=4) for init in MLP_INITS}
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(2)
     for init, head in heads.items():
@@ -327,7 +330,7 @@ def test_seed_decides_everything_and_inits_share_the_second_layer():
 
 
 @pytest.mark.parametrize("freeze", [True, False])
-@pytest.mark.parametrize("init", PROJECTOR_INITS)
+@pytest.mark.parametrize("init", MLP_INITS)
 def test_gradients_reach_all_trainable_and_no_frozen_parameters(init, freeze):
     backbone = build_backbone(Backbone("resnet18", "stride2", "none"), seed=0)
     model = nn.Sequential(backbone, built(init, features=512, freeze=freeze, activation="silu"))
@@ -370,3 +373,95 @@ def test_hidden_layers_of_a_deep_head_are_counted():
     outputs = layer_outputs(head.eval(), features)
     assert list(outputs) == ["hidden", "hidden2", "output"]
     assert torch.equal(outputs["hidden2"], head[:5](features))
+
+
+# --- the ladder, and freezing by layer ---
+
+
+def test_no_layers_are_no_head():
+    settings = Projector("random", "auto", 16, 8, "relu", num_layers=0)
+    head = build_projector(settings, 32, seed=0)
+    features = torch.randn(5, 32, generator=generator(1))
+    assert head(features) is features
+    assert not head.state_dict()
+    again = load_projector(settings, 32, {})
+    outputs = layer_outputs(again, features)
+    assert list(outputs) == ["output"] and outputs["output"] is features
+
+
+def test_one_layer_is_drawn_as_the_last_of_a_deeper_head():
+    one = built("random", num_layers=1, features=16)  # as wide as the deeper head's hidden layer
+    two = built("random", num_layers=2, features=16, hidden=16)
+    assert [tuple(p.shape) for p in one.parameters()] == [(8, 16), (8,)]
+    assert torch.equal(one[0].weight, two[2].weight) and torch.equal(one[0].bias, two[2].bias)
+    assert built("random", num_layers=1, features=64)[0].weight.shape == (8, 64)
+    assert list(layer_outputs(one, torch.rand(3, 16))) == ["output"]
+    kept = built("random", num_layers=1, freeze=True)
+    assert not any(p.requires_grad for p in kept.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "frozen", "words", "kept"),
+    [
+        ({"freeze": ()}, False, "trainable", set()),
+        ({"freeze": (1,)}, True, "frozen", {1}),
+        ({"freeze": (2,)}, "layer 2", "layer 2 frozen", {2}),
+        ({"freeze": (2, 1)}, "layers 1+2", "layers 1+2 frozen", {1, 2}),
+        ({"freeze": (2,), "num_layers": 3, "position": 2}, True, "frozen", {2}),
+        ({"freeze": (1,), "num_layers": 3, "position": 2}, "layer 1", "layer 1 frozen", {1}),
+        ({"freeze": (4, 1, 3), "num_layers": 6}, "layers 1+3+4", "layers 1+3+4 frozen", {1, 3, 4}),
+        ({"freeze": True, "num_layers": 3, "position": 2}, True, "frozen", {2}),
+        ({"freeze": True, "num_layers": 1}, True, "frozen", {1}),
+        ({"freeze": "auto", "num_layers": 0}, False, "trainable", set()),
+    ],
+)
+def test_freeze_by_layer(shape, frozen, words, kept):
+    settings = Projector("random", shape.pop("freeze"), 16, 8, "relu", norm="batch", **shape)
+    assert (settings.frozen, settings.frozen_words) == (frozen, words)
+    head = build_projector(settings, 64, seed=0)
+    linears = [layer for layer in head if isinstance(layer, nn.Linear)]
+    for place, layer in enumerate(linears, 1):
+        assert all(p.requires_grad != (place in kept) for p in layer.parameters()), place
+    norms = [layer for layer in head if isinstance(layer, nn.BatchNorm1d)]
+    assert all(p.requires_grad for layer in norms for p in layer.parameters()), "a norm always learns"
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"init": "autoencoder", "num_layers": 0}, r"projector\.init autoencoder must be random with .*num_layers 0"),
+        ({"init": "orthogonal", "num_layers": 1}, r"projector\.init orthogonal must be random with .*num_layers 1"),
+        ({"kind": "rbf", "num_layers": 0}, r"projector\.kind rbf must be mlp with .*num_layers 0"),
+        ({"kind": "rbf", "num_layers": 1}, r"projector\.kind rbf must be mlp with .*num_layers 1"),
+        ({"position": 2, "num_layers": 1}, r"projector\.position 2 must be below"),
+        ({"position": 2, "num_layers": 0}, r"projector\.position 2 must be below"),
+        ({"init": "kmeans"}, r"projector\.init kmeans needs projector\.kind rbf"),
+        ({"freeze": (3,)}, r"projector\.freeze \[3\] must name no layer above .*: the head has 2 layers"),
+        ({"freeze": (1,), "num_layers": 0}, r"projector\.freeze \[1\] .*: there is no head"),
+        ({"freeze": True, "num_layers": 0}, r"projector\.freeze True .*: there is no head"),
+        ({"freeze": (1, 1)}, r"projector\.freeze \[1, 1\] must name no layer twice"),
+    ],
+)
+def test_settings_that_contradict_each_other(shape, words):
+    with pytest.raises(ValueError, match=words):
+        built(shape.pop("init", "random"), **shape)
+
+
+@pytest.mark.parametrize(
+    ("settings", "known"),
+    [
+        (("random", False, 16, 8, "relu"), "5a93adeb2c037916"),
+        (("autoencoder", "auto", 16, 8, "tanh", 3, 2, "batch"), "1209e5b09eb990cc"),
+        (("orthogonal", True, 16, 8, "gelu", 6, 4), "8c1826d77f28d8c8"),
+    ],
+)
+def test_heads_hold_the_bits_that_they_held_before_other_kinds_came(settings, known):
+    """Digests of weights, of what trains and of the structure, as the commit a30f2bd built them (float32, CPU)."""
+    head = build_projector(Projector(*settings), 64, 5, embedding_of(64, 16))
+    digest = hashlib.sha256()
+    for name, value in head.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.numpy().tobytes())
+    digest.update(str([(name, value.requires_grad) for name, value in head.named_parameters()]).encode())
+    digest.update(str(head).encode())
+    assert digest.hexdigest()[:16] == known

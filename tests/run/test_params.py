@@ -178,8 +178,10 @@ WRONG_TYPES = [
     ("seed", "0", "must be an integer"),
     ("projector", 3, "must be a mapping"),
     ("projector.hidden_dim", "128", "must be an integer"),
-    ("projector.freeze", "maybe", "must be a boolean or 'auto'"),
-    ("projector.freeze", 1, "must be a boolean or 'auto'"),
+    *(
+        ("projector.freeze", value, "must be true, false, auto or a list of layers from 1 to 6, as in [1, 2]")
+        for value in ("maybe", 1, None, {}, [0], [7], ["1"], [1.5], [True])
+    ),
     ("backbone.weights", 5, "must be a string"),
     ("datasets", "digits", "must be a list"),
     ("datasets", None, "must be a list"),
@@ -236,7 +238,12 @@ OUT_OF_RANGE = [
         7,
         "is too small for backbone.stem stride2: must be at least 8, or choose stem cifar",
     ),
-    ("projector.num_layers", 1, "must be at least 2 and at most 6"),
+    ("projector.num_layers", 7, "must be at least 0 and at most 6"),
+    ("projector.num_layers", -1, "must be at least 0 and at most 6"),
+    ("projector.freeze", [3], "must name no layer above projector.num_layers: the head has 2 layers"),
+    ("projector.freeze", [2, 2], "must name no layer twice"),
+    ("projector.init", "kmeans", "needs projector.kind rbf"),
+    ("projector.kind", "rbv", "must be one of mlp, rbf (nearest: rbf)"),
     ("projector.position", 2, "must be below projector.num_layers, 2"),
     ("probe.datasets", ["mine", "mine"], "must not name a dataset twice"),
     ("datasets", [], "must name at least one dataset"),
@@ -244,7 +251,7 @@ OUT_OF_RANGE = [
 ]
 UNKNOWN_CHOICES = [
     ("recipe", "papr", "must be one of default, paper, scratch (nearest: paper)"),
-    ("projector.init", "autoencodr", "autoencoder_aligned, orthogonal, pca (nearest: autoencoder)"),
+    ("projector.init", "autoencodr", "autoencoder_aligned, orthogonal, pca, kmeans (nearest: autoencoder)"),
     ("projector.activation", "relu6", "leaky_relu, sigmoid, tanh, identity (nearest: relu)"),
     ("backbone.arch", "resnet-34", "(nearest: resnet34)"),
     ("backbone.stem", "stride", "must be one of imagenet, cifar, stride2 (nearest: stride2)"),

@@ -24,6 +24,14 @@ def needs_paper() -> Path:
     return Path(folder)
 
 
+def needs_rbf_paper() -> Path:
+    """The folder of the published runs of RBF heads; without it the calling test is skipped."""
+    folder = os.environ.get("HEADSTART_TEST_RBF_PAPER")
+    if not folder:
+        pytest.skip("HEADSTART_TEST_RBF_PAPER names no folder with the published runs of arXiv:2606.21590")
+    return Path(folder)
+
+
 def make(
     accuracy: Callable[[Row], float],
     arms: Iterable[tuple[str, bool]] = ARMS,

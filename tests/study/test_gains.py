@@ -48,6 +48,29 @@ def test_another_factor_is_compared_within_each_arm(runs):
     assert set(table["level"]) == {"tanh"}
 
 
+def test_ladders_kinds_and_frozen_layers_are_factors():
+    """On runs whose truth is known: 1 point per layer, 3 for radial functions, 2 where layers 1 and 2 are kept."""
+    parts = []
+    for kind, number in (("mlp", 0), ("mlp", 2), ("mlp", 3), ("rbf", 2)):
+        both = [("random", False)] + ([("random", "layers 1+2")] if number else [])
+        made = make(
+            lambda row, kind=kind, number=number: (
+                0.8 + 0.01 * number + 0.03 * (kind == "rbf") + 0.02 * (row["projector_frozen"] == "layers 1+2")
+            ),
+            both,
+            noise=0.0,
+        )
+        parts.append(made.assign(projector_kind=kind, projector_num_layers=number))
+    runs = pd.concat(parts, ignore_index=True)
+    ladder = gains.gains(runs, "projector_num_layers", "2").set_index(["arm", "level"])["gain"]
+    assert ladder[("random (trainable)", "0")] == pytest.approx(-2)
+    assert ladder[("random (layers 1+2 frozen)", "3")] == pytest.approx(1)
+    kinds = gains.gains(runs, "projector_kind", "mlp")
+    assert kinds["gain"].tolist() == pytest.approx([3, 3]) and set(kinds["level"]) == {"rbf"}
+    kept = gains.gains(runs, by=["projector_kind", "projector_num_layers"])
+    assert set(kept["level"]) == {"random (layers 1+2 frozen)"} and kept["gain"].tolist() == pytest.approx([2, 2, 2])
+
+
 def test_the_interval_covers_the_truth_and_a_single_pair_has_none():
     noisy = make(accuracy, ARMS, noise=0.01, seeds=range(8))
     row = gains.gains(noisy).set_index("level").loc["autoencoder (frozen)"]

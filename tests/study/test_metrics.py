@@ -102,6 +102,15 @@ def test_ten_are_watched_and_the_fewest_labels_stand_for_five():
     assert set(metrics.watched(metrics.gather(BOTH))) == set(TEN.split()) - {"knn20", "ece"}
 
 
+def test_scores_without_labels_are_watched_where_there_are_no_others():
+    labelled = {"probe": {"trained": {"top1": 0.9, "view_top1": 0.4, "rankme": 7.0, "lidar_output": 3.0}}}
+    free = {"probe": {"trained": {"view_top1": 0.5, "rankme": 8.0}}}
+    table = metrics.gather({"x": labelled})
+    assert metrics.watched(table) == ["top1"] and table["lidar_output"] == {"x": 3.0}
+    assert metrics.watched(metrics.gather({"y": free})) == ["view_top1", "rankme"]
+    assert metrics.watched(metrics.gather({"x": labelled, "y": free})) == ["top1", "view_top1", "rankme"]
+
+
 def test_columns_and_names_are_unique_and_rows_have_the_columns():
     keys = [metric.key for metric in metrics.METRICS if metric.key]
     assert len(keys) == len(set(keys)) and all("." not in key for key in keys)

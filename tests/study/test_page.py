@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_one_line(write, tmp_path):
     for options, words in (
         (["--rows", tmp_path / "unknown.csv"], "column 'sede' is unknown (nearest: seed)"),
         (["--rows", tmp_path / "empty.csv"], "empty.csv: no finished run (0 rows read)"),
-        (["--rows", "publishd"], "--rows publishd: must be published, dvc, mlflow or a CSV file"),
+        (["--rows", "publishd"], "--rows publishd: must be published, published_rbf, dvc, mlflow or a CSV file"),
         (["--rows", tmp_path / "empty.csv", "--margin", "0"], "--margin 0: must be above 0"),
     ):
         with pytest.raises(SystemExit, match=re.escape(words)) as end:

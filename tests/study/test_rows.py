@@ -10,7 +10,7 @@ import pytest
 
 from headstart.errors import UserError
 from headstart.study import published, rows
-from headstart.study.claims.paper import DEFAULT, PRETRAINED, between
+from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from tests.ingest.hosts import Host, drop, refused_url
 from tests.study.runs import make, needs_paper
 
@@ -38,6 +38,28 @@ def test_a_csv_is_read_typed_and_written_back_the_same(tmp_path):
     pd.testing.assert_frame_equal(rows.read_csv(tmp_path / "again.csv"), read)
 
 
+def test_frozen_layers_kinds_and_heads_without_layers_are_read_and_written(tmp_path):
+    header = f"{HEADER},projector_kind,projector_num_layers"
+    lines = [
+        f"{LINE},,",  # of before these axes came
+        f"{LINE.replace('false,128', 'layers 1+2,128')},rbf,3",
+        f"{LINE.replace('false,128', 'layer 2,128')},mlp,2",
+        f"{LINE},mlp,0",
+    ]
+    read = rows.read_csv(table(tmp_path, *lines, header=header))
+    assert read["projector_frozen"].tolist() == [False, "layers 1+2", "layer 2", False]
+    assert read["projector_kind"].tolist() == ["mlp", "rbf", "mlp", "mlp"]
+    assert read["projector_num_layers"].tolist() == [2, 3, 2, 0]
+    (tmp_path / "again.csv").write_text(rows.to_csv(read))
+    pd.testing.assert_frame_equal(rows.read_csv(tmp_path / "again.csv"), read)
+    kept = rows.finished(read, "rows")
+    assert len(kept.runs) == 4, "no two are the same run"
+    words = [rows.arm_name(*arm) for arm in arms(kept.runs)]
+    assert words == ["random (trainable)", "random (layer 2 frozen)", "random (layers 1+2 frozen)"]
+    assert "4 runs" in rows.describe(kept)
+    assert len(between(kept.runs, ("random", True), DEFAULT).pairs) == 0
+
+
 def test_comments_above_the_header_are_kept_apart(tmp_path):
     read = rows.read_csv(table(tmp_path, LINE, header=f"# of a grid\n# at a commit\n{HEADER}"))
     assert read.attrs["comments"] == ["of a grid", "at a commit"] and len(read) == 1
@@ -59,7 +81,12 @@ def test_comments_above_the_header_are_kept_apart(tmp_path):
         (HEADER, LINE.replace("128", "wide"), ["row 1: projector_hidden_dim: 'wide' must be a number"]),
         (HEADER, LINE.replace("128", "12.5"), ["projector_hidden_dim: '12.5' must be a whole number"]),
         (HEADER, LINE.replace("0.9", "90"), ["probe_test_top1: '90' must be at least 0 and at most 1"]),
-        (HEADER, LINE.replace("false,128", "maybe,128"), ["projector_frozen: 'maybe' must be true or false"]),
+        (
+            HEADER,
+            LINE.replace("false,128", "maybe,128"),
+            ["projector_frozen: 'maybe' must be true, false or"],
+        ),
+        (HEADER, LINE.replace("false,128", "layers 1,128"), ["projector_frozen: 'layers 1' must be true"]),
         (HEADER, LINE.replace("digits", ""), ["row 1: dataset is missing"]),
         (HEADER, f"{LINE},more", ["row 1", "more cells than columns"]),
     ],
@@ -371,7 +398,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_kept_aside(host, tmp_pa
 
 def test_a_host_that_cannot_be_reached_or_lacks_the_file_is_one_line(host, tmp_path):
     server, sha256 = host
-    advice = "; get the authors' five CSV files yourself and give their folder with --published-dir"
+    advice = "; get the authors' 5 CSV files yourself and give their folder with --published-dir"
     with pytest.raises(UserError) as error:
         published.download(tmp_path / "cache", server.url("/nowhere"), sha256)
     path = "/nowhere/ae/results/ae-train.csv"

@@ -29,6 +29,7 @@ from headstart.training.contrastive import (
     validation_loss,
 )
 from headstart.training.diagnostics import Diagnostics, Observer
+from headstart.training.losses import nt_xent
 from headstart.training.optimizers import build_optimizer
 from headstart.training.reconstruction import Reconstruction, train_autoencoder
 from tests.training.recipe import RECIPE
@@ -67,7 +68,7 @@ def head(features: int = 8, **changes) -> nn.Sequential:
 
 
 def run(batches, settings: SimCLR = RECIPE, network=None, projector=None, **options) -> tuple[nn.Module, list[Epoch]]:
-    network, projector = network or small_network(), projector or head()
+    network, projector = network or small_network(), head() if projector is None else projector
     curve = train_simclr(network, projector, *batches, settings, **{"batch_size": BATCH, "seed": 0, **options})
     return nn.Sequential(network, projector), curve
 
@@ -291,12 +292,50 @@ def test_autoencoder_layer_is_the_trained_one_before_and_if_frozen_after(batches
 def test_frozen_layers_stay_and_all_else_moves(batches, init):
     embedding = {"weight": torch.randn(8, 8, generator=generator(0)), "bias": torch.ones(8)}
     embedding |= {name: torch.randn(20, 8, generator=generator(1, name)) for name in ("features", "units")}
-    projector = build_projector(Projector(init, True, 8, 8, "tanh"), 8, 0, embedding)
+    kind = "rbf" if PROJECTOR_INITS[init].apply_between else "mlp"
+    projector = build_projector(Projector(init, True, 8, 8, "tanh", kind=kind), 8, 0, embedding)
+    kept = {"1.0.weight", "1.0.bias"} | ({f"1.1.{name}" for name in RBF} if kind == "rbf" else set())
+    assert unmoved(batches, projector) == kept
+
+
+RBF = ("centres", "log_widths", "weight")
+
+
+def unmoved(batches, projector: nn.Module, **changes) -> set[str]:
+    """The names of the weights that an epoch leaves as they are."""
     model = nn.Sequential(small_network(), projector)
     before = copy.deepcopy(model.state_dict())
-    run(batches, recipe(epochs=1), model[0], projector)
-    unchanged = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
-    assert unchanged == {"1.0.weight", "1.0.bias"}
+    run(batches, recipe(epochs=1, **changes), model[0], projector)
+    return {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw"])
+@pytest.mark.parametrize("kind", ["mlp", "rbf"])
+@pytest.mark.parametrize("layers", [(), (1,), (2,), (3,), (1, 3), (1, 2, 3)])
+def test_exactly_the_listed_layers_stay(batches, layers, kind, optimizer):
+    head = Projector("random", layers, 8, 4, "tanh", num_layers=3, kind=kind)
+    projector = build_projector(head, 8, 0)
+    kept = {f"1.{2 * (layer - 1)}.{name}" for layer in layers for name in ("weight", "bias")}
+    if kind == "rbf":
+        kept |= {f"1.{2 * layer - 1}.{name}" for layer in layers if layer < 3 for name in RBF}
+    changes = {"learning_rate": 0.01} if optimizer == "adamw" else {}
+    assert unmoved(batches, projector, optimizer=optimizer, **changes) == kept
+
+
+def test_without_a_head_the_loss_is_that_of_the_features_and_a_killed_run_goes_on(batches):
+    model = nn.Sequential(small_network(), nn.Sequential())
+    x_BCHW = batches[0].pairs(torch.arange(BATCH), "step", 0, seed=0)
+    features = copy.deepcopy(model[0]).train()(x_BCHW)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    assert training_step(Network(*model), optimizer, x_BCHW, 0.1, RECIPE) == nt_xent(features, RECIPE.temperature)
+    empty = {"projector": build_projector(Projector("random", "auto", 16, 8, "relu", num_layers=0), 8, 0)}
+    assert not list(empty["projector"].parameters())
+    unbroken, curve = run(batches, **empty)
+    memory = Memory(every=2)
+    with pytest.raises(KilledError):
+        run(batches, checkpoint=memory, on_step=killed_at(5), **empty)
+    resumed, again = run(batches, checkpoint=memory, **empty)
+    assert equal(resumed, unbroken) and again == curve
 
 
 # --- batches ---

@@ -172,6 +172,40 @@ def test_hidden_layers_of_a_deep_head_are_told_apart():
     assert len(groups["projector_1"]) == 4  # the norm goes with the layer before it
 
 
+def watched(projector: nn.Sequential) -> tuple[dict[str, float], Tensor]:
+    """A row of a step through a head, and the features that it gets."""
+    observer, model = Observer(EVERY_STEP), nn.Sequential(small_network(), projector)
+    x_BCHW = torch.rand(8, 3, 8, 8, generator=generator(0))
+    with observer.watching(0, *model):
+        nt_xent(model(x_BCHW), 0.5).backward()
+    return observer.rows()[0], copy.deepcopy(model[0])(x_BCHW).detach()
+
+
+def test_without_a_head_features_are_the_output_and_no_gradient_is_lost():
+    row, values = watched(head(num_layers=0))
+    assert row["gradient_ratio"] == 1 and row["gradient_features"] == row["gradient_loss"] > 0
+    for name, value in diagnostics.geometry(values).items():
+        assert row[f"backbone_{name}"] == row[f"output_{name}"] == pytest.approx(value.item(), rel=1e-4)
+    assert not any(name.startswith(("hidden", "gradient_projector")) for name in row)
+
+
+def test_networks_of_radial_functions_are_hidden_layers_and_count_to_the_layer_before():
+    projector = head(num_layers=3, kind="rbf", freeze=(2,))
+    row, values = watched(projector)
+    hidden, hidden2 = projector[:2](values), projector[:4](values)
+    for name, layer in (("hidden", hidden), ("hidden2", hidden2), ("output", projector(values))):
+        expected = diagnostics.geometry(layer)
+        assert row[f"{name}_rankme"] == pytest.approx(expected["rankme"].item(), rel=1e-3)
+    assert row["hidden_pre_mean"] == pytest.approx(projector[0](values).mean().item(), rel=1e-3)
+    assert {name for name in row if name.startswith("gradient_projector")} == {
+        *("gradient_projector_1", "gradient_projector_3"),
+    }
+    groups = diagnostics.layer_groups(small_network(), projector)
+    assert [len(groups[f"projector_{place}"]) for place in (1, 3)] == [5, 2]
+    kept = nn.Sequential(*(part.requires_grad_(False) for part in head()))
+    assert not any(name.startswith("gradient_projector") for name in watched(kept)[0])
+
+
 @pytest.mark.parametrize("activation", ["silu", "tanh"])
 def test_watching_changes_no_bit(batches, activation):  # noqa: F811
     plain, curve = run(batches, projector=head(activation=activation))

@@ -60,8 +60,16 @@ def loss_and_gradient(temperature: float, block: int | None, group: Group) -> tu
     return loss.detach(), z_ND.grad
 
 
-def network() -> nn.Sequential:
-    """A convolution, batch norms of two kinds and a deep head with a frozen first layer and norms of its own."""
+DEEP = Projector("orthogonal", True, 16, 8, "silu", num_layers=3, norm="batch")
+OTHERS = {
+    "none": Projector("random", False, 16, 8, "silu", num_layers=0),
+    "all kept": Projector("random", (1, 2), 16, 8, "silu"),
+    "rbf": Projector("random", (1, 3), 16, 8, "silu", num_layers=3, kind="rbf"),
+}
+
+
+def network(head: Projector = DEEP) -> nn.Sequential:
+    """A convolution, batch norms of two kinds and a head: a deep one with a frozen first layer and its own norms."""
     with global_seed(0, "network"):
         backbone = nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=2, bias=False),
@@ -71,8 +79,7 @@ def network() -> nn.Sequential:
             nn.Flatten(),
             nn.BatchNorm1d(8, momentum=None, affine=False),
         )
-    head = build_projector(Projector("orthogonal", True, 16, 8, "silu", num_layers=3, norm="batch"), 8, seed=0)
-    return nn.Sequential(backbone, head)
+    return nn.Sequential(backbone, build_projector(head, 8, seed=0))
 
 
 def norm_outputs(group: Group) -> dict[str, Tensor]:
@@ -93,9 +100,9 @@ def norm_outputs(group: Group) -> dict[str, Tensor]:
     return everything | {f"grad {name}": value for name, value in sums.items()} | model.state_dict()
 
 
-def steps(batches: Batches, group: Group) -> dict[str, Tensor]:
+def steps(batches: Batches, group: Group, head: Projector = DEEP) -> dict[str, Tensor]:
     """Three optimiser steps in float64: losses, last gradients and weights, under the names of the plain model."""
-    model = network().double()
+    model = network(head).double()
     wrapped = group.wrap(model, True, batches.blank().double())
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0, momentum=0.9)
     found = {}
@@ -150,6 +157,7 @@ def work(rank: int, port: int, folder: Path, batches: tuple[Batches, Batches]) -
         "losses": [loss_and_gradient(*case, group) for case in LOSSES],
         "norm": norm_outputs(group),
         "steps": steps(batches[0], group),
+        "other heads": {name: steps(batches[0], group, head) for name, head in OTHERS.items()},
         "run": run(batches, group),
         "resumed": interrupted_run(batches, group),
         "watched": watched_run(batches, group),
@@ -220,6 +228,15 @@ def test_steps_are_those_of_one_process(found, batches):
         assert "grad 1.0.weight" not in expected
         for name, value in expected.items():
             torch.testing.assert_close(process["steps"][name], value, atol=1e-10, rtol=1e-8, msg=name)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_steps_of_other_heads_are_those_of_one_process(found, batches, name):
+    expected = steps(batches[0], ALONE, OTHERS[name])
+    for process in found:
+        assert process["other heads"][name].keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(process["other heads"][name][key], value, atol=1e-10, rtol=1e-8, msg=key)
 
 
 def test_run_is_that_of_one_process(found, batches):

@@ -13,7 +13,7 @@ from headstart.commands import terminal
 from headstart.errors import UserError
 from headstart.run import files, paths
 from headstart.run.stage import say
-from headstart.study import claims, published, rows, sections, tables, writing
+from headstart.study import claims, published, published_rbf, rows, sections, tables, writing
 from headstart.study.claims import sensitivity
 from headstart.study.claims.verdict import MARGIN
 from headstart.study.experiments import read_dvc, tracked_rows
@@ -21,6 +21,7 @@ from headstart.sweep.grid import ENDPOINT, read_grid
 
 SOURCES = {
     "published": "the paper's published runs",
+    "published_rbf": "the published runs of RBF heads",
     "dvc": "this repository's branches and DVC experiments",
     "mlflow": "the runs in MLflow",
 }
@@ -114,6 +115,11 @@ def read(source: str, published_dir: Path | None, workspace: bool = False) -> tu
     if source == "published":
         folder = published_dir or published.download(paths.main_workspace() / ".cache" / "published")
         return rows.to_rows(published.read_runs(folder), source), published.differing(folder)
+    if source == "published_rbf":
+        cache = paths.main_workspace() / ".cache" / "published_rbf"
+        folder = published_dir or published.download(cache, published_rbf.SOURCE, published_rbf.SHA256)
+        notes = [published_rbf.NOTE, *published.differing(folder, published_rbf.SHA256)]
+        return rows.to_rows(published_rbf.read_runs(folder), source), notes
     if source == "dvc":
         records, notes = read_dvc(Path(), workspace)
         if all(record["probe_test_top1"] is None for record in records):

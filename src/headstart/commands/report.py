@@ -54,8 +54,9 @@ def report(options: argparse.Namespace) -> None:
 def _measured(runs: pd.DataFrame) -> dict[str, list[Line]]:
     """The curves and flows that the commits of the runs hold."""
     table = figures.labelled(runs)
-    layers = table["projector_num_layers"].map(lambda number: f", {number} layers" if number > 2 else "")
-    table = table.assign(head=table["projector_activation"] + layers)
+    layers = table["projector_num_layers"].map(lambda number: f", {number} layers" if number != 2 else "")
+    between = table["projector_activation"].where(table["projector_kind"] == "mlp", table["projector_kind"])
+    table = table.assign(head=between + layers)
 
     def those(*columns: str) -> Iterator[tuple[Any, ...]]:
         return zip(*(table[name] for name in columns), strict=True)

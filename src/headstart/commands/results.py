@@ -1,7 +1,7 @@
 """Tables and figures of the committed rows: of each grid what its `results` name."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -12,12 +12,13 @@ from headstart.commands.rows import FOLDER
 from headstart.errors import UserError
 from headstart.run.files import write_text
 from headstart.run.stage import say
-from headstart.study import claims, gains, means, overview, rows, tables, writing
+from headstart.study import claims, gains, means, overview, rows, selection, tables, writing
 from headstart.study.claims import sensitivity
 from headstart.study.claims.verdict import MARGIN
 from headstart.sweep.grid import Grid, read_grid
 
 OUT = Path("docs/results")
+LABEL_FREE = "label_free"  # the page's name
 
 
 def results(options: argparse.Namespace) -> None:
@@ -28,6 +29,7 @@ def results(options: argparse.Namespace) -> None:
     grids = [read_grid(Path("sweeps") / f"{file.stem}.yaml") for file in files]
     lines: list[overview.Line] = []
     printed: list[pd.DataFrame] = []
+    endpoints: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for grid, file in zip(grids, files, strict=True):
         table = rows.read_csv(file)
         runs = rows.finished(table, str(file))
@@ -36,10 +38,34 @@ def results(options: argparse.Namespace) -> None:
         write_text(page, _page(grid, runs, [file.as_posix(), *table.attrs["comments"]], changes))
         say(str(page))
         printed += [change.table for change in changes]
+        for dataset, own in rows.judged_by(runs.runs, grid.endpoint).groupby("dataset"):
+            endpoints.setdefault((str(dataset), grid.endpoint), []).append(own)
         for score in grid.scores:
             lines += overview.lines(grid.name, runs.runs, score, _margin(grid, score), score == grid.endpoint)
     write_text(OUT / "README.md", _overview(lines, printed))
     say(str(OUT / "README.md"))
+    write_label_free({key: selection.pooled(tables) for key, tables in sorted(endpoints.items())})
+
+
+def write_label_free(endpoints: Mapping[tuple[str, str], pd.DataFrame]) -> None:
+    """Write the page on scores without labels, of (dataset, endpoint) with runs enough; none where there are none."""
+    page = OUT / f"{LABEL_FREE}.md"
+    found = {key: selection.ranked(runs) for key, runs in endpoints.items() if selection.has_scores(runs)}
+    lacking = [f"{dataset} by {endpoint}" for dataset, endpoint in endpoints if (dataset, endpoint) not in found]
+    few = f"Fewer than {selection.LEAST_RUNS} runs have scores without labels: {', '.join(lacking)}."
+    if not found:
+        say(f"{page}: not made. {few}")
+        return
+    parts = ["# Does a score without labels pick the better backbone?"]
+    parts += ["Made by `make results` of the rows in `sweeps/results`.", selection.EXPLAINED]
+    for number, ((dataset, endpoint), scores) in enumerate(found.items(), 1):
+        figure = f"{LABEL_FREE}{'' if number == 1 else f'-{number}'}.svg"
+        title = f"{dataset}, by {endpoint}"
+        write_text(OUT / figure, selection.drawing(scores, title))
+        parts += [f"## {title}", selection.answer(scores, endpoint), f"![{title}: rho and picks]({figure})"]
+        parts.append(selection.markdown(scores))
+    write_text(page, "\n\n".join([*parts, *([few] if lacking else [])]) + "\n")
+    say(str(page))
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headstart.data.device_views import network_input
 from headstart.data.views import Views, draw
 from headstart.evaluation.evaluate import Evaluation, evaluate, evaluate_layers, num_fits
 from headstart.evaluation.features import Allocate, extract_features, extract_layers
 from headstart.evaluation.finetune import finetune
-from headstart.evaluation.label_free import MOST, label_free_scores
+from headstart.evaluation.label_free import CLASSES, MANY, MOST, PAIR, RBF, VIEWS, label_free_scores
 from headstart.evaluation.probe import Labelled, Linear, Probe, Splits, confusion, majority_top1
 from headstart.evaluation.shift import same_classes, transfer_scores, zero_shot_top1
 from headstart.experiment.prepared import Images, Prepared
+from headstart.models.rbf import rbf_layers
 from headstart.randomness import generator
 
 BATCH = 500  # images that pass a network at once
@@ -66,19 +67,35 @@ class Judge:
             return evaluate(features, self.recipe, seed=self.seed, **self._how(on_fit))
 
     @torch.no_grad()
-    def label_free(self, network: nn.Module) -> dict[str, float]:
-        """Return the scores of a network's features of two views of test images, at most MOST; see label_free_scores.
+    def label_free(self, network: nn.Module, projector: nn.Sequential | None = None) -> dict[str, float]:
+        """Return scores without labels of a network's features of test images; see label_free.SCORES.
 
-        The views are those that SimCLR draws, by generator(seed, "label-free", 0 or 1).
+        Those of two views, of at most MOST images. With a projector also those of VIEWS views, of at most CLASSES of
+        these images, `NAME_output` of the projector's outputs, and those of its last RBF layer, if any. The views are
+        those that SimCLR draws, by generator(seed, "label-free", view).
         """
-        test, device = self.data.test, self.data.device
-        number = len(test.split.sizes)
-        rows = torch.arange(min(number, MOST)) * number // min(number, MOST)  # evenly spaced
-        images, sizes = test.split.images[rows.to(device)], test.split.sizes[rows]
-        drawn = (draw(self.views, sizes, generator(self.seed, "label-free", k)).to(device) for k in range(2))
-        views = (network_input(images, each, self.views, test.size, test.standardize) for each in drawn)
+        rows = _evenly(len(self.data.test.split.sizes), MOST)
         network.eval()
-        return label_free_scores(*(torch.cat([network(part) for part in x_NCHW.split(BATCH)]) for x_NCHW in views))
+        if projector is None:
+            return label_free_scores({PAIR: [torch.cat([self._view(network, rows, k) for k in range(2)])]})
+        some = _evenly(len(rows), CLASSES)
+        seen = [self._view(network, rows if k < 2 else rows[some], k) for k in range(VIEWS)]
+        outputs = [projector.eval()(features) for features in seen]
+        *_, last = (None, *rbf_layers(projector))
+        scores = label_free_scores({RBF: last} if last else {})
+        for suffix, views in (("", seen), ("_output", outputs)):
+            several = torch.stack([view[some.to(view.device)] if k < 2 else view for k, view in enumerate(views)])
+            found = label_free_scores({PAIR: [torch.cat(views[:2])], MANY: [several]})
+            scores |= {f"{name}{suffix}": value for name, value in found.items()}
+        return scores
+
+    def _view(self, network: nn.Module, rows: Tensor, number: int) -> Tensor:
+        """Features (N, D) of a random view of each of these test images."""
+        test, device = self.data.test, self.data.device
+        images, sizes = test.split.images[rows.to(device)], test.split.sizes[rows]
+        drawn = draw(self.views, sizes, generator(self.seed, "label-free", number)).to(device)
+        x_NCHW = network_input(images, drawn, self.views, test.size, test.standardize)
+        return torch.cat([network(part) for part in x_NCHW.split(BATCH)])
 
     def features(self, backbone: nn.Module) -> dict[str, np.ndarray]:
         """Return split -> (N, D) float32 features of all its images, labelled or not."""
@@ -120,6 +137,11 @@ class Judge:
             seed=self.seed,
             on_epoch=on_fit,
         )
+
+
+def _evenly(number: int, most: int) -> Tensor:
+    """At most so many of `number` rows, evenly spaced."""
+    return torch.arange(min(number, most)) * number // min(number, most)
 
 
 def unlabelled_summary(scores: dict[str, float], num_images: int) -> dict[str, Any]:

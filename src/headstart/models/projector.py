@@ -1,16 +1,18 @@
-"""SimCLR's projection head and the ways to initialise a layer of it: the subject of the study.
+"""SimCLR's projection head, its kinds and the ways to initialise a layer of it: the subject of the study.
 
-To add an initialisation: one function and one row of PROJECTOR_INITS.
+To add an initialisation: one function and one row of PROJECTOR_INITS; a kind of head: the same in PROJECTOR_KINDS.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from headstart.knobs import OneOf, Range
+from headstart.knobs import Marker, OneOf, Range
+from headstart.models.rbf import GaussianRBF, fill_from_data, fill_random
 from headstart.randomness import generator, global_seed
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -123,7 +125,8 @@ class Init:
 
     frozen: whether `freeze: auto` freezes it; autoencoder: what the autoencoder whose embedding layer it needs has
     learnt from, one of SEEN, None where it needs none; needs_features: of the initial backbone; needs_units: the hidden
-    units of the autoencoder, of the same images as the features.
+    units of the autoencoder, of the same images as the features; apply_between: what it does to the RBF network behind
+    the layer, from the inputs (N, H) that this gets of the features: only heads of the kind rbf can have it.
     """
 
     apply: Callable[[nn.Linear, Embedding, int], None]
@@ -131,6 +134,7 @@ class Init:
     autoencoder: str | None = None
     needs_features: bool = False
     needs_units: bool = False
+    apply_between: Callable[[GaussianRBF, Tensor, int], None] | None = None
 
 
 # images: those of its dataset; noise: of their mean and spread at each pixel; nothing: it stays untrained
@@ -148,32 +152,102 @@ PROJECTOR_INITS = {
     ),
     "orthogonal": Init(_orthogonal, frozen=True),
     "pca": Init(_pca, frozen=True, needs_features=True),
+    # a random layer, and behind it centres and widths of what it makes of the features
+    "kmeans": Init(_random, frozen=True, needs_features=True, apply_between=fill_from_data),
 }
+
+# ---- kinds -----------------------------------------------------------------------------------------------------------
+
+# (settings, H, place, seed) -> what stands behind the Linear layer of H units at that place, from 1: (B, H) -> (B, H)
+Between = Callable[["Projector", int, int, int], nn.Module]
+
+
+def _activation(projector: "Projector", width: int, place: int, seed: int) -> nn.Module:
+    """The activation of a multilayer perceptron: the standard projector."""
+    return ACTIVATIONS[projector.activation]()
+
+
+def _rbf(projector: "Projector", width: int, place: int, seed: int) -> nn.Module:
+    """A network of as many Gaussian radial functions as the layer has units (arXiv:2606.21590); see models.rbf."""
+    layer = GaussianRBF(width, width, width)
+    fill_random(layer, seed, "projector", "rbf", place)
+    return layer
+
+
+PROJECTOR_KINDS: dict[str, Between] = {"mlp": _activation, "rbf": _rbf}
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+MOST_LAYERS = 6
+
+
+class Kept(Marker):
+    """What `freeze` may be: true, false, auto, or a list of numbers of layers, which becomes a tuple."""
+
+    def check(self, value: Any) -> Any:
+        """Return the value, or raise ValueError with what is allowed."""
+        if isinstance(value, bool) or value == "auto":
+            return value
+        if isinstance(value, list | tuple) and all(type(item) is int and 0 < item <= MOST_LAYERS for item in value):
+            return tuple(value)
+        raise ValueError(f"must be true, false, auto or a list of layers from 1 to {MOST_LAYERS}, as in [1, 2]")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        # alone: a union would say what each of its members allows
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self.check)
 
 
 @dataclass(frozen=True)
 class Projector:
     """The paper's Linear(D, hidden_dim) -> activation -> Linear(hidden_dim, out_dim), or deeper, or with batch norm.
 
-    init: one of PROJECTOR_INITS, for one layer; freeze: keep that layer as initialised, `auto` as the paper does;
-    num_layers: Linear layers in all; position: which of them, from 1, `init` is for, all but the last; norm: one of
-    NORMS, before each activation; autoencoder_dataset: whose images the autoencoder has seen, `same`: the projector's.
+    init: one of PROJECTOR_INITS, for one layer; freeze: keep that layer as initialised, `auto` as the paper does, or
+    the numbers of all layers, from 1, that are kept; num_layers: Linear layers in all, 0: no head, 1: Linear(D,
+    out_dim); position: which of them, from 1, `init` is for, all but the last; norm: one of NORMS, before each
+    activation; autoencoder_dataset: whose images the autoencoder has seen, `same`: the projector's; kind: one of
+    PROJECTOR_KINDS, what stands between two Linear layers; it counts to the layer before it, and is kept with it,
+    whereas a norm always learns.
     """
 
     init: Annotated[str, OneOf(PROJECTOR_INITS)]
-    freeze: bool | Literal["auto"]
+    freeze: Annotated[bool | Literal["auto"] | tuple[int, ...], Kept()]
     hidden_dim: Annotated[int, Range(1, 65536)]
     out_dim: Annotated[int, Range(1, 65536)]
     activation: Annotated[str, OneOf(ACTIVATIONS)]
-    num_layers: Annotated[int, Range(2, 6)] = 2
+    num_layers: Annotated[int, Range(0, MOST_LAYERS)] = 2
     position: Annotated[int, Range(1, 5)] = 1
     norm: Annotated[str, OneOf(NORMS)] = "none"
     autoencoder_dataset: str = "same"
+    kind: Annotated[str, OneOf(PROJECTOR_KINDS)] = "mlp"
 
     @property
-    def frozen(self) -> bool:
-        """Whether the initialised layer stays as it is."""
-        return PROJECTOR_INITS[self.init].frozen if self.freeze == "auto" else self.freeze
+    def frozen_layers(self) -> tuple[int, ...]:
+        """The numbers of the layers, from 1, that stay as they are built, in order."""
+        if isinstance(self.freeze, bool | str):
+            frozen = PROJECTOR_INITS[self.init].frozen if self.freeze == "auto" else self.freeze
+            return (self.position,) if frozen else ()
+        return tuple(sorted(self.freeze))
+
+    @property
+    def frozen(self) -> bool | str:
+        """Whether the initialised layer, and no other, stays as it is; if others do, which: `layer 2`, `layers 1+2`."""
+        layers = self.frozen_layers
+        if layers in ((), (self.position,)):
+            return bool(layers)
+        return f"layer{'s' if len(layers) > 1 else ''} {'+'.join(map(str, layers))}"
+
+    @property
+    def frozen_words(self) -> str:
+        """What names and texts say of freezing: `frozen`, `trainable`, `layers 1+2 frozen`."""
+        return f"{self.frozen} frozen" if isinstance(self.frozen, str) else "frozen" if self.frozen else "trainable"
+
+    @property
+    def between(self) -> str:
+        """What stands between two Linear layers, in a word: the activation, or the kind where that has none."""
+        return self.activation if self.kind == "mlp" else self.kind
 
     @property
     def learns_from(self) -> str | None:
@@ -195,6 +269,28 @@ class Projector:
         """Whether the autoencoder's hidden units must be computed first, of the images whose features are."""
         return PROJECTOR_INITS[self.init].needs_units
 
+    def problem(self) -> tuple[str, Any, str] | None:
+        """Return key, value and what is allowed of the first setting that the others do not go with, None without."""
+        number, shallow = self.num_layers, f"with projector.num_layers {self.num_layers}"
+        if number < 2 and self.init != "random":
+            return "init", self.init, f"must be random {shallow}: there is no layer before the last one to initialise"
+        if number < 2 and self.kind != "mlp":
+            return "kind", self.kind, f"must be mlp {shallow}: nothing stands between two layers"
+        if self.position >= max(number, 2):
+            return "position", self.position, f"must be below projector.num_layers, {number}: the last has no init"
+        if PROJECTOR_INITS[self.init].apply_between and self.kind != "rbf":
+            return "init", self.init, "needs projector.kind rbf, whose centres it finds"
+        layers = self.frozen_layers
+        if layers and layers[-1] > number:
+            there = f"the head has {number} layers" if number else "there is no head"
+            return "freeze", self._freeze_words(), f"must name no layer above projector.num_layers: {there}"
+        if len(set(layers)) < len(layers):
+            return "freeze", self._freeze_words(), "must name no layer twice"
+        return None
+
+    def _freeze_words(self) -> Any:
+        return list(self.freeze) if isinstance(self.freeze, tuple) else self.freeze
+
 
 def build_projector(
     projector: Projector, features: int, seed: int, embedding: Embedding | None = None
@@ -202,29 +298,47 @@ def build_projector(
     """Return the head (B, features) -> (B, out_dim): Linear, norm if any, activation, and so on; last a Linear.
 
     The layer at `position`, Linear(features, hidden_dim), is initialised by `init`. Layers before it keep the features'
-    width, so that an embedding layer fits wherever it stands; hidden layers after it are hidden_dim wide. embedding:
-    what the init starts from, needed where `projector.needs_autoencoder`, `needs_features` or `needs_units`. The draws
-    of each layer depend on the seed, its place and its widths alone, so two inits share the others. Raises ValueError
-    where the embedding is missing or does not fit, and where `position` is not before the last layer.
+    width, so that an embedding layer fits wherever it stands; hidden layers after it are hidden_dim wide. Without
+    layers the head is empty and returns the features. embedding: what the init starts from, needed where
+    `projector.needs_autoencoder`, `needs_features` or `needs_units`. The draws of each layer depend on the seed, its
+    place and its widths alone, so two inits share the others; a single layer is drawn as the last one of a deeper head.
+    Raises ValueError where the embedding is missing or does not fit, and where settings contradict each other.
     """
-    if projector.position >= projector.num_layers:
-        raise ValueError(f"projector.position {projector.position} must be below num_layers {projector.num_layers}")
-    with global_seed(seed, "projector", "first"):
-        chosen = nn.Linear(features, projector.hidden_dim)
-    with global_seed(seed, "projector", "second"):
-        last = nn.Linear(projector.hidden_dim, projector.out_dim)
-    _initialise(chosen, projector, embedding or {}, seed)
+    if (problem := projector.problem()) is not None:
+        key, value, allowed = problem
+        raise ValueError(f"projector.{key} {value} {allowed}")
     head = nn.Sequential()
     for place in range(1, projector.num_layers):
-        layer = chosen if place == projector.position else _inner_layer(projector, place, features, seed)
+        layer = _hidden_layer(projector, place, features, seed)
         head.append(layer)
         if (norm := NORMS[projector.norm]) is not None:
             head.append(norm(layer.out_features))
-        head.append(ACTIVATIONS[projector.activation]())
-    return head.append(last)
+        between = PROJECTOR_KINDS[projector.kind](projector, layer.out_features, place, seed)
+        if place == projector.position:
+            _initialise(layer, between, head, projector, embedding or {}, seed)
+        _freeze(projector, place, layer, between)
+        head.append(between)
+    if projector.num_layers:
+        with global_seed(seed, "projector", "second"):
+            last = nn.Linear(features if projector.num_layers == 1 else projector.hidden_dim, projector.out_dim)
+        _freeze(projector, projector.num_layers, last)
+        head.append(last)
+    return head
 
 
-def _initialise(layer: nn.Linear, projector: Projector, embedding: Embedding, seed: int) -> None:
+def _hidden_layer(projector: Projector, place: int, features: int, seed: int) -> nn.Linear:
+    if place == projector.position:
+        with global_seed(seed, "projector", "first"):
+            return nn.Linear(features, projector.hidden_dim)
+    width = features if place < projector.position else projector.hidden_dim
+    with global_seed(seed, "projector", "inner", place):
+        return nn.Linear(width, width)
+
+
+def _initialise(
+    layer: nn.Linear, between: nn.Module, above: nn.Sequential, projector: Projector, embedding: Embedding, seed: int
+) -> None:
+    """Apply `init` to a layer and what stands behind it; above: the head up to there."""
     if projector.needs_autoencoder:
         if "weight" not in embedding:
             raise ValueError(f"projector.init {projector.init} needs an autoencoder's embedding layer")
@@ -234,16 +348,17 @@ def _initialise(layer: nn.Linear, projector: Projector, embedding: Embedding, se
         raise ValueError(f"projector.init {projector.init} needs features of the initial backbone")
     if projector.needs_units and "units" not in embedding:
         raise ValueError(f"projector.init {projector.init} needs the autoencoder's hidden units")
+    init = PROJECTOR_INITS[projector.init]
     with torch.no_grad():
-        PROJECTOR_INITS[projector.init].apply(layer, embedding, seed)
-    if projector.frozen:
-        layer.requires_grad_(False)
+        init.apply(layer, embedding, seed)
+        if init.apply_between is not None and isinstance(between, GaussianRBF):
+            # a copy, so that norms count no batch
+            init.apply_between(between, copy.deepcopy(above).train()(embedding["features"]), seed)
 
 
-def _inner_layer(projector: Projector, place: int, features: int, seed: int) -> nn.Linear:
-    width = features if place < projector.position else projector.hidden_dim
-    with global_seed(seed, "projector", "inner", place):
-        return nn.Linear(width, width)
+def _freeze(projector: Projector, place: int, *parts: nn.Module) -> None:
+    for part in parts if place in projector.frozen_layers else ():
+        part.requires_grad_(False)
 
 
 def load_projector(projector: Projector, features: int, state: dict[str, Tensor]) -> nn.Sequential:
@@ -254,7 +369,10 @@ def load_projector(projector: Projector, features: int, state: dict[str, Tensor]
 
 
 def layer_outputs(projector: nn.Sequential, features: Tensor) -> dict[str, Tensor]:
-    """Return layer -> values (B, ..) in order: `hidden`, `hidden2`, .. after each activation, then `output`."""
+    """Return layer -> values (B, ..) in order: `hidden`, `hidden2`, .. after each activation, then `output`.
+
+    Of a head without layers `output` is the features.
+    """
     outputs: dict[str, Tensor] = {}
     values = features
     for layer in projector:
@@ -265,5 +383,5 @@ def layer_outputs(projector: nn.Sequential, features: Tensor) -> dict[str, Tenso
 
 
 def is_activation(layer: nn.Module) -> bool:
-    """Return whether a layer of a projector is one of ACTIVATIONS."""
-    return type(layer) in ACTIVATIONS.values()
+    """Return whether a layer of a projector stands between two Linear layers: one of ACTIVATIONS, or a GaussianRBF."""
+    return type(layer) in (*ACTIVATIONS.values(), GaussianRBF)

@@ -346,9 +346,9 @@ def _check_mirror(mirror: str | None) -> None:
 
 def _check_projector(params: Params) -> None:
     head, seen = params.projector, params.projector.autoencoder_dataset
-    if head.position >= head.num_layers:
-        allowed = f"must be below projector.num_layers, {head.num_layers}: the last layer is not initialised by init"
-        raise UserError(_line("projector.position", head.position, allowed))
+    if (problem := head.problem()) is not None:
+        key, value, allowed = problem
+        raise UserError(_line(f"projector.{key}", value, allowed))
     if seen != SAME and seen not in params.rows:
         allowed = f"must be {SAME} or one of {', '.join(params.rows)}{nearest(seen, [SAME, *params.rows])}"
         raise UserError(_line("projector.autoencoder_dataset", seen, allowed))

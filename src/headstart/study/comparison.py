@@ -216,6 +216,7 @@ _AXES = {
     "first layer": "first",
     "hidden": "projector_hidden_dim",
     "out": "projector_out_dim",
+    "kind": "projector_kind",
     "layers": "projector_num_layers",
     "position": "projector_position",
     "norm": "projector_norm",
@@ -266,7 +267,7 @@ def _runs(runs: pd.DataFrame, notes: Sequence[str]) -> tuple[Block, ...]:
 def _axes(runs: pd.DataFrame) -> tuple[dict[str, pd.Series], str]:
     """What differs between runs, by heading, and a sentence on what does not."""
     table = runs.assign(
-        first=runs["projector_frozen"].map({True: "frozen", False: "trainable"}),
+        first=runs["projector_frozen"].map(rows.freezing),
         standardised=runs["standardize"].map({True: "yes", False: "no"}),
         setting=protocols.groups(runs).str.partition(", ")[2],
     )

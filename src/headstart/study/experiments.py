@@ -12,7 +12,7 @@ from headstart.study.metrics import COLUMNS as METRICS
 
 Row = dict[str, Any]
 
-_PROJECTOR = ("init", "hidden_dim", "out_dim", "activation", "num_layers", "position", "norm")
+_PROJECTOR = ("init", "hidden_dim", "out_dim", "activation", "kind", "num_layers", "position", "norm")
 WORKSPACE = "workspace"  # what DVC calls it
 # What of the deciding settings is no protocol: axes of the study; the autoencoder, which has a name of its own; what
 # only adds numbers beside those that are compared; whose images they are
@@ -78,7 +78,7 @@ def row_of(tree: Tree, dataset: str, metrics: Mapping[str, float], facts: Mappin
     row |= {f"projector_{key}": head.get(key) for key in _PROJECTOR}
     return row | {
         "dataset": dataset,
-        "projector_frozen": bool(facts["projector_frozen"]),
+        "projector_frozen": facts["projector_frozen"],
         "standardize": params["data"]["standardize"],
         "seed": params["seed"],
         "image_size": block["image_size"],

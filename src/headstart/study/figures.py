@@ -9,14 +9,13 @@ from markupsafe import Markup
 
 from headstart.study import forest, svg
 from headstart.study.claims import Answer
-from headstart.study.claims.contrasts import arm_name
 from headstart.study.claims.mechanism import by_autoencoder
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, Verdict, deciding, hull
 from headstart.study.gains import with_arm
 from headstart.study.page import Figure
 from headstart.study.protocols import groups
-from headstart.study.rows import SCORE
+from headstart.study.rows import SCORE, arm_name
 from headstart.study.writing import counted
 
 MEAN = "mean of datasets"
@@ -24,7 +23,7 @@ MEAN = "mean of datasets"
 
 def arm_names(runs: pd.DataFrame) -> list[str]:
     """Return the names of the arms that the runs hold, in the order of their colours: the paper's two come first."""
-    order = sorted(arms(runs), key=lambda which: (which != PRETRAINED, which != DEFAULT, which))
+    order = sorted(arms(runs), key=lambda which: (which != PRETRAINED, which != DEFAULT, which[0], str(which[1])))
     return [arm_name(*which) for which in order]
 
 

@@ -9,11 +9,11 @@ import pandas as pd
 from headstart.errors import UserError
 from headstart.knobs import nearest
 from headstart.study import forest, svg, writing
-from headstart.study.claims.contrasts import Contrast, arm_name, match, paired_effects
+from headstart.study.claims.contrasts import Contrast, match, paired_effects
 from headstart.study.claims.paper import DEFAULT
 from headstart.study.claims.verdict import ALL, PAIRED_MEAN, hull
 from headstart.study.metrics import TOP1, heading
-from headstart.study.rows import COLUMNS, SCORE, judged_by
+from headstart.study.rows import COLUMNS, SCORE, arm_name, judged_by
 
 ARM = "arm"  # the initialisation and whether it is frozen, as one factor
 BASELINE = arm_name(*DEFAULT)

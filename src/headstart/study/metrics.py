@@ -4,7 +4,7 @@ A new metric is a line of METRICS beside the code that computes it.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import mean
@@ -23,7 +23,8 @@ class Metric:
 
     key: its name in metrics files, "" where readers make it of several others; `#` stands for digits, `*` for the name
     of another dataset. title: its heading on pages. column: its column of rows, "" where rows do not have it. at: where
-    the stages' summaries hold it. watched: in metrics.json, which people compare.
+    the stages' summaries hold it. watched: in metrics.json, which people compare. better: one of BETTER, for what needs
+    no labels: which value is taken to speak for a backbone.
     """
 
     key: str
@@ -32,6 +33,15 @@ class Metric:
     column: str = ""
     at: str = ""
     watched: bool = False
+    better: str = ""
+
+
+MORE, LESS, NEAR_1 = "more", "less", "near 1"
+BETTER: dict[str, Callable[[float], float]] = {  # how a score is turned, so that more is better
+    MORE: lambda value: value,
+    LESS: lambda value: -value,
+    NEAR_1: lambda value: -abs(value - 1),
+}
 
 
 @cache
@@ -39,7 +49,7 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(re.escape(text).replace(r"\#", r"([\d_]+)").replace(r"\*", "(.+)"))
 
 
-def _probe(key: str, title: str, unit: str = SHARE, column: str = "", **more: bool) -> Metric:
+def _probe(key: str, title: str, unit: str = SHARE, column: str = "", **more: Any) -> Metric:
     return Metric(key, title, unit, column, f"probe.trained.{key}", **more)
 
 
@@ -49,6 +59,12 @@ def _baseline(metric: Metric, name: str = "untrained", **more: Any) -> Metric:
     own: dict[str, Any] = {"watched": False, "title": f"{metric.title}, {BASELINES[name]}"}
     at = metric.at.replace("probe.trained.", f"baselines.{name}.")
     return replace(metric, key=f"{metric.key}_{name}", column=column, at=at, **own | more)
+
+
+def _of_output(metric: Metric) -> Metric:
+    """The same number of the projector's outputs."""
+    names = {name: f"{getattr(metric, name)}_output" for name in ("key", "column", "at")}
+    return replace(metric, **names, title=f"{metric.title}, projector's output", watched=False)
 
 
 TOP1 = "top1"
@@ -78,12 +94,15 @@ _BOTH = (  # of probes on the trained and on the untrained backbone
     _probe("top1_converged", "top-1, converged probe"),
     _probe("top1_finetuned", "top-1, fine-tuned"),
 )
-_FREE = (  # of datasets without labels
-    _probe("view_top1", "own view found", watched=True),
-    _probe("rankme", "RankMe", SIZE, watched=True),
-    _probe("alignment", "alignment", SIZE),
-    _probe("uniformity", "uniformity", LOSS),
+_FREE = (  # of scores without labels; watched where there are no labels
+    _probe("view_top1", "own view found", column="probe_view_top1", watched=True, better=MORE),
+    _probe("rankme", "RankMe", SIZE, "probe_rankme", watched=True, better=MORE),
+    _probe("alignment", "alignment", SIZE, "probe_alignment", better=LESS),
+    _probe("uniformity", "uniformity", LOSS, "probe_uniformity", better=LESS),
+    _probe("effective_rank", "effective rank", SIZE, "probe_effective_rank", better=MORE),
+    _probe("alpha_req", "alpha-ReQ", SIZE, "probe_alpha_req", better=NEAR_1),
 )
+_LIDAR = _probe("lidar", "LiDAR", SIZE, "probe_lidar", better=MORE)
 _KNN20 = _probe("knn20", "20 nearest neighbours", column="probe_knn20", watched=True)
 _ECE = _probe("ece", "calibration error", column="probe_ece", watched=True)
 
@@ -93,7 +112,7 @@ METRICS = (
     _FEW5,
     _KNN20,
     _ECE,
-    Metric("val_loss", "val NT-Xent", LOSS, "val_loss", "simclr.val_loss", watched=True),
+    Metric("val_loss", "val NT-Xent", LOSS, "val_loss", "simclr.val_loss", watched=True, better=LESS),
     Metric(
         *("autoencoder_test_mse", "autoencoder test MSE", SIZE),
         *("autoencoder_test_mse", "simclr.autoencoder.test_mse"),
@@ -108,6 +127,9 @@ METRICS = (
     *(_baseline(metric) for metric in (*_BOTH, _KNN20, _ECE)),
     *(_baseline(metric, name) for name in ("calibrated", "pixels") for metric in (_FEW5, *_BOTH, _KNN20, _ECE)),
     *_FREE,
+    _LIDAR,
+    *map(_of_output, (*_FREE, _LIDAR)),
+    _probe("sns", "SNS", SIZE, "probe_sns", better=MORE),
     *(_baseline(metric, watched=metric.key == "view_top1") for metric in _FREE),
     *(_baseline(metric, name) for name in ("calibrated", "pixels") for metric in _FREE),
     _probe("top1_hidden", "top-1, hidden layer", column="probe_hidden_top1"),
@@ -139,6 +161,7 @@ METRICS = (
     Metric("", "untrained, on other datasets", column="transfer_untrained_top1"),
     Metric("", "top-1 under shift", column="shift_top1"),  # mean over those of the same classes: the run's own probe
 )
+LABEL_FREE = {metric.column: metric for metric in METRICS if metric.better and metric.column}
 COLUMNS = {metric.column: metric.key for metric in METRICS if metric.column and metric.key}
 _SHARES = {metric.column for metric in METRICS if metric.column and metric.unit == SHARE}
 
@@ -208,9 +231,12 @@ def _filled(text: str, words: Iterable[str]) -> str:
 def watched(table: Mapping[str, Any]) -> list[str]:
     """Return the names in a table of `gather` that people look at, in the order of METRICS; at most ten.
 
-    Where there is no probe of 5 labels per class, that of the fewest stands for it.
+    Where there is no probe of 5 labels per class, that of the fewest stands for it. Scores without labels are among
+    them where a dataset has no others.
     """
+    unlabelled = set(table.get(_FREE[0].key, ())) - set(table.get(TOP1, ()))
     counts = sorted(int(name[3:]) for name in table if re.fullmatch(r"few\d+", name))
     few = "few5" if 5 in counts or not counts else f"few{counts[0]}"
     names = [metric.key.replace("few5", few) for metric in METRICS if metric.watched]
-    return [name for name in names if name in table]
+    free = () if unlabelled else tuple(metric.key for metric in _FREE)
+    return [name for name in names if name in table and not name.startswith(free)]

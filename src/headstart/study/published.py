@@ -57,7 +57,7 @@ Row = dict[str, Any]
 
 
 def download(folder: Path, source: str = SOURCE, sha256: Mapping[str, str] = SHA256) -> Path:
-    """Return the folder with the five exports; those that are missing or damaged are downloaded, once.
+    """Return the folder with the exports; those that are missing or damaged are downloaded, once.
 
     A file is in place only once its hash is right. Raises UserError where the host cannot be reached or sends
     another file.
@@ -65,16 +65,16 @@ def download(folder: Path, source: str = SOURCE, sha256: Mapping[str, str] = SHA
     import filelock
 
     exports = [Archive(Path(path).name, (f"{source}/{path}",), f"sha256:{digest}") for path, digest in sha256.items()]
-    advice = "get the authors' five CSV files yourself and give their folder with --published-dir"
+    advice = f"get the authors' {len(exports)} CSV files yourself and give their folder with --published-dir"
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
         fetch_archives(exports, folder, Sources(folder), lambda num_bytes: None, patience=PATIENCE, advice=advice)
     return folder
 
 
-def differing(folder: Path) -> list[str]:
+def differing(folder: Path, sha256: Mapping[str, str] = SHA256) -> list[str]:
     """Return a note where files are not the pinned ones."""
-    digests = {Path(path).name: digest for path, digest in SHA256.items()}
+    digests = {Path(path).name: digest for path, digest in sha256.items()}
     names = [
         name for name, digest in digests.items() if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest
     ]
@@ -87,15 +87,15 @@ def read_runs(folder: Path) -> list[Row]:
     Training and evaluation are joined by configuration; a run without a finished half has no accuracy.
     """
     path = folder / "ae-train.csv"
-    with _blamed_on(path):
-        errors = {export["run_name"]: number(export["test_mse"]) for export in _read(path)}
+    with blamed_on(path):
+        errors = {export["run_name"]: number(export["test_mse"]) for export in read_export(path)}
     rows: list[Row] = []
     for suffix in ("", "-ae-nonfrozen"):
         halves: dict[tuple[str, ...], tuple[list[Row], list[Row]]] = {}
         for half, (kind, read) in enumerate((("train", _training), ("eval", _evaluation))):
             path = folder / f"simclr-{kind}{suffix}.csv"
-            with _blamed_on(path):
-                for export in _read(path):
+            with blamed_on(path):
+                for export in read_export(path):
                     row = _configured(export, errors) | read(export)
                     halves.setdefault(_key(export), ([], []))[half].append(row)
         nothing: Row = {}
@@ -104,8 +104,8 @@ def read_runs(folder: Path) -> list[Row]:
 
 
 def number(text: str) -> float:
-    """Return a number that may have a decimal comma."""
-    return float(text.replace(",", "."))
+    """Return a number that may have a decimal comma, and before a minus the quotation mark of a spreadsheet."""
+    return float(text.removeprefix("'").replace(",", "."))
 
 
 def seconds(text: str) -> float:
@@ -180,16 +180,17 @@ def _key(export: Export) -> tuple[str, ...]:
     return tuple(export[name] for name in CONFIGURATION)
 
 
-def _read(path: Path) -> list[Export]:
+def read_export(path: Path) -> list[Export]:
+    """Return the runs of one of the authors' CSV files; raises UserError where it cannot be read."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; the folder must hold the authors' five CSV files") from None
+        raise UserError(f"{path}: {error.strerror}; the folder must hold the authors' CSV files") from None
 
 
 @contextmanager
-def _blamed_on(path: Path) -> Iterator[None]:
+def blamed_on(path: Path) -> Iterator[None]:
     """Name the file in errors of its content."""
     try:
         yield

@@ -7,7 +7,7 @@ from typing import Any
 
 from headstart.settings import SAME
 from headstart.study import classes, curves, gradients, sections
-from headstart.study.metrics import BASELINES, TOP1, find, gather
+from headstart.study.metrics import BASELINES, LABEL_FREE, TOP1, find, gather
 from headstart.study.page import Block, Page, Picture, Points, Text, table
 from headstart.study.reconstruction import poor_autoencoder
 from headstart.study.writing import UNKNOWN, number
@@ -28,13 +28,16 @@ NO_AUTOENCODER = "No picture here: this initialisation needs no autoencoder."
 
 def describe(head: Any, seed: int, recipe: str) -> dict[str, Any]:
     """Return what the page says about the run; head: its projector's settings, a models.projector.Projector."""
-    first = f"{head.init} ({'frozen' if head.frozen else 'trainable'})"
-    text = f"{first} first layer, {head.hidden_dim} hidden, {head.out_dim} out, {head.activation}"
-    if (head.num_layers, head.position, head.norm) != (2, 1, "none"):
+    first = f"{head.init} ({head.frozen_words})"
+    text = f"{first} first layer, {head.hidden_dim} hidden, {head.out_dim} out, {head.between}"
+    if head.num_layers < 2:
+        one = f"one linear layer ({head.frozen_words}), {head.out_dim} out"
+        text = one if head.num_layers else "none: the loss is that of the backbone's features"
+    elif (head.num_layers, head.position, head.norm) != (2, 1, "none"):
         text += f"; {head.num_layers} layers, {head.init} at {head.position}, norm {head.norm}"
     if head.needs_autoencoder and head.autoencoder_dataset != SAME:
         text += f"; autoencoder of {head.autoencoder_dataset}"
-    return {"projector": text, "activation": head.activation, "seed": seed, "recipe": recipe}
+    return {"projector": text, "activation": head.between, "seed": seed, "recipe": recipe}
 
 
 def facts(summaries: Summaries) -> dict[str, dict[str, Any]]:
@@ -136,6 +139,8 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
     records = []
     for dataset, summary in summaries.items():
         for name in sorted(scores, key=_place):
+            if name in RESULT_FREE and is_labelled(summary):
+                continue
             sides = {title: _with_error(values, f"{name}{side}", dataset, summary) for title, side in _SIDES.items()}
             if any(cell != UNKNOWN for cell in sides.values()):
                 records.append(_of(dataset, summaries) | {"metric": find(name).title, **sides})
@@ -155,6 +160,7 @@ def _result(summaries: Summaries) -> tuple[Block, ...]:
         table("result-table", caption, records, set(records[0]) - words),
         note,
         *free,
+        *_label_free(summaries, values),
         _training(summaries, values),
         *_signs(summaries),
     )
@@ -193,6 +199,29 @@ def _with_error(values: Mapping[str, Any], name: str, dataset: str, summary: Map
 def _num_test(summary: Mapping[str, Any]) -> int:
     """The test images that scores are of, labelled or not."""
     return int(summary["probe"].get("num_test") or summary["probe"]["num_judged"])
+
+
+def _label_free(summaries: Summaries, values: Mapping[str, Any]) -> tuple[Block, ...]:
+    """Scores without labels of the trained backbone, and the same of its projector's outputs."""
+    records = [
+        _of(dataset, summaries)
+        | {
+            "without labels": metric.title,
+            "backbone": number(values[metric.key][dataset], ".4g"),
+            "projector's output": number(values.get(f"{metric.key}_output", {}).get(dataset), ".4g"),
+            "better": metric.better,
+        }
+        for dataset in summaries
+        for metric in LABEL_FREE.values()
+        if dataset in values.get(metric.key, {}) and not metric.key.endswith(("_output", "_loss"))
+    ]
+    if not records:
+        return ()
+    caption = (
+        "What features of random views of test images say without labels (docs/method.md defines each); better: which "
+        "value is taken to speak for a backbone. 1 run, 1 seed."
+    )
+    return (table("label-free-table", caption, records, {"backbone", "projector's output"}),)
 
 
 def _training(summaries: Summaries, values: Mapping[str, Any]) -> Block:

@@ -6,6 +6,7 @@ A row is one (experiment, dataset). Readers give plain mappings; `to_rows` makes
 import csv
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,20 @@ def _truth(value: Any) -> bool:
     return words[str(value).strip().lower()]
 
 
+def _frozen(value: Any) -> bool | str:
+    """Whether the initialised layer alone stays as it is, or, where other layers do, which: models.Projector.frozen."""
+    text = str(value).strip()
+    if _LAYERS.fullmatch(text):
+        return text
+    try:
+        return _truth(text)
+    except ValueError:
+        raise ValueError("must be true, false or the layers, as in `layer 2` or `layers 1+2`") from None
+
+
+_LAYERS = re.compile(r"layer [1-9]|layers [1-9](\+[1-9])+")
+
+
 @dataclass(frozen=True)
 class Column:
     """How a cell is read, its bounds, whether every row must have it, and what an empty one means if not: unknown."""
@@ -64,7 +79,7 @@ _BOUNDS = {metrics.SHARE: Range(0, 1), metrics.SIZE: _SIZE, metrics.COUNT: _COUN
 COLUMNS = {
     "dataset": Column(_text, needed=True),
     "projector_init": Column(_text, needed=True),
-    "projector_frozen": Column(_truth, needed=True),
+    "projector_frozen": Column(_frozen, needed=True),
     "projector_hidden_dim": Column(_whole, _COUNT, needed=True),
     "projector_out_dim": Column(_whole, _COUNT, needed=True),
     "projector_activation": Column(_text, needed=True),
@@ -84,7 +99,8 @@ COLUMNS = {
     "protocol": Column(_text),  # all that is no axis of the study: backbone, recipe, views, probe
     "run": Column(_text),  # what a report calls the run
     # ---- axes that came later: the default is what all earlier and all published runs have
-    "projector_num_layers": Column(_whole, Range(2), default=2),
+    "projector_kind": Column(_text, default="mlp"),
+    "projector_num_layers": Column(_whole, _SIZE, default=2),
     "projector_position": Column(_whole, _COUNT, default=1),
     "projector_norm": Column(_text, default="none"),
     "backbone": Column(_text),
@@ -102,8 +118,18 @@ _LOSSES = ("train_loss", "val_loss")
 # Runs are compared that are equal in MATCHED; init, freezing and autoencoder tell them apart.
 MATCHED = [name for name, column in COLUMNS.items() if column.needed and not name.startswith("projector_init")]
 MATCHED = [name for name in MATCHED if name != "projector_frozen"] + ["protocol"]
-MATCHED += ["learning_rate", "projector_num_layers", "projector_position", "projector_norm"]
+MATCHED += ["learning_rate", "projector_kind", "projector_num_layers", "projector_position", "projector_norm"]
 RUN_KEY = [*MATCHED, "projector_init", "projector_frozen", "autoencoder"]
+
+
+def freezing(frozen: bool | str) -> str:
+    """Return the value of `projector_frozen` in words: frozen, trainable, or which layers are frozen."""
+    return f"{frozen} frozen" if isinstance(frozen, str) else "frozen" if frozen else "trainable"
+
+
+def arm_name(init: str, frozen: bool | str) -> str:
+    """Return how tables call an arm."""
+    return f"{init} ({freezing(frozen)})"
 
 
 @dataclass(frozen=True)
@@ -163,8 +189,8 @@ def to_csv(rows: pd.DataFrame, comments: Sequence[str] = ()) -> str:
     known = [name for name in there if COLUMNS[name].needed or _has_any(rows[name])]
     table = rows[known].copy()
     for name in known:
-        if COLUMNS[name].read is _truth:
-            table[name] = table[name].map({True: "true", False: "false"})
+        if COLUMNS[name].read in (_truth, _frozen):
+            table[name] = table[name].map(lambda value: value if isinstance(value, str) else str(bool(value)).lower())
     return "".join(f"# {line}\n" for line in comments) + table.to_csv(index=False, lineterminator="\n")
 
 
@@ -248,7 +274,7 @@ def at_best_rate(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         kept.append(setting[setting["learning_rate"] == best])
         one = setting.iloc[0]
         words.append(
-            f"{one['dataset']}, {one['projector_init']} ({'frozen' if one['projector_frozen'] else 'trainable'}), "
+            f"{one['dataset']}, {arm_name(one['projector_init'], one['projector_frozen'])}, "
             f"{one['projector_activation']}: {best:g} of {', '.join(f'{rate:g}' for rate in means.index)}"
         )
     if not several:
@@ -272,7 +298,7 @@ def describe(table: Table) -> str:
     if not runs["failed"].any():
         return f"{text} None of them failed."
     arms = [
-        f"{int(group.sum())} of {len(group)} {init} {'frozen' if frozen else 'trainable'}"
+        f"{int(group.sum())} of {len(group)} {init} {freezing(frozen)}"
         for (init, frozen), group in runs.groupby(["projector_init", "projector_frozen"])["failed"]
     ]
     return (

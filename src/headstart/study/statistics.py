@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 DRAWS = 10_000
+CROSSED = 2000  # draws of two crossed factors, each of which weighs every run
 LEVEL = 0.95
 POWER = 0.8
 SEED = 0
@@ -56,7 +57,7 @@ def bootstrap_means(
 
 def bootstrap_interval(differences: ArrayLike, clusters: ArrayLike | None = None) -> Interval:
     """Return the percentile bootstrap interval of the mean, plain or clustered."""
-    return _percentiles(bootstrap_means(differences, clusters))
+    return percentiles(bootstrap_means(differences, clusters))
 
 
 def student(differences: ArrayLike, clusters: ArrayLike) -> tuple[Interval, float]:
@@ -192,6 +193,43 @@ def _centred_ranks(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     return ranks - np.repeat(cluster_means(ranks, index), np.bincount(index))
 
 
-def _percentiles(draws: np.ndarray) -> Interval:
-    low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+def crossed_weights(first: int, second: int, draws: int = CROSSED, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often each of `first` and of `second` clusters is drawn, (draws, first) and (draws, second) counts.
+
+    Runs that share a seed are alike, and so are those of one setting: a run's weight in a draw is the product of the
+    two counts (Owen 2007, the pigeonhole bootstrap). Its intervals are rather too wide than too narrow.
+    """
+    random = np.random.default_rng(seed)
+    drawn = (random.multinomial(number, np.full(number, 1 / number), draws) for number in (first, second))
+    return tuple(counts.astype(np.float64) for counts in drawn)  # type: ignore[return-value]
+
+
+def weighted_rank_correlations(x: ArrayLike, y: ArrayLike, weights: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlations (draws,) of x and y (N,) where a point counts as often as weights (draws, N) say.
+
+    Equal values share their mean rank; NaN where x or y is constant among the points that count.
+    """
+    ranks = [_weighted_ranks(np.asarray(part, dtype=np.float64), weights) for part in (x, y)]
+    total = weights.sum(1, keepdims=True)
+    centred = [rank - (weights * rank).sum(1, keepdims=True) / total for rank in ranks]
+    spread = np.prod([(weights * part**2).sum(1) for part in centred], axis=0)
+    product = (weights * centred[0] * centred[1]).sum(1)
+    known = spread > 1e-9 * total[:, 0] ** 2
+    return np.divide(product, np.sqrt(spread), out=np.full(len(weights), np.nan), where=known)
+
+
+def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean rank (draws, N) of each point among as many copies of all as the weights say."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf) > 0)
+    groups = np.add.reduceat(weights[:, order], starts, axis=1)
+    of_groups = groups.cumsum(1) - (groups - 1) / 2
+    ranks = np.empty(weights.shape)
+    ranks[:, order] = np.repeat(of_groups, np.diff(starts, append=len(values)), axis=1)
+    return ranks
+
+
+def percentiles(draws: np.ndarray) -> Interval:
+    """Return the interval between which LEVEL of the draws lie, those that are NaN left out."""
+    low, high = np.nanpercentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return Interval(float(low), float(high))

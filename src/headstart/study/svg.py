@@ -135,13 +135,17 @@ def width_of(words: str, size: float = 12.0) -> float:
 
 
 def standalone(
-    title: str, panels: Iterable[Markup], legend: Sequence[tuple[Markup, str]] = (), notes: Sequence[str] = ()
+    title: str,
+    panels: Iterable[Markup],
+    legend: Sequence[tuple[Markup, str]] = (),
+    notes: Sequence[str] = (),
+    within: float = WIDTH,
 ) -> str:
-    """Return panels, side by side within WIDTH, as the text of one SVG file with its own style and ground."""
+    """Return panels, side by side `within` a width, as the text of one SVG file with its own style and ground."""
     marks, labels = [text(PAD, PAD + 12, title, "strong")], [str(escape(title))]
     x, y, wide = PAD, PAD + 24.0, PAD + width_of(title, 13)
     for mark_, name in legend:
-        if x > PAD and x + 17 + width_of(name) > WIDTH:
+        if x > PAD and x + 17 + width_of(name) > within:
             x, y = PAD, y + 18
         marks += [_placed(mark_, x, y, 12, 12), text(x + 17, y + 10, name)]
         wide = max(wide, x + 17 + width_of(name))
@@ -149,13 +153,13 @@ def standalone(
     x, y, tall = PAD, y + (28.0 if legend else 8.0), 0.0
     for item in panels:
         width, height, label = re.findall('width="(.*?)" height="(.*?)" .*?aria-label="(.*?)"', item)[0]
-        if x > PAD and x + float(width) > WIDTH:
+        if x > PAD and x + float(width) > within:
             x, y, tall = PAD, y + tall + 14, 0.0
         marks.append(_placed(item, x, y, float(width), float(height)))
         labels.append(label)
         wide, tall = max(wide, x + float(width)), max(tall, float(height))
         x += float(width) + 18
-    rows = [row for note in notes for row in textwrap.wrap(note, int((WIDTH - PAD) / width_of("x", 11)))]
+    rows = [row for note in notes for row in textwrap.wrap(note, int((within - PAD) / width_of("x", 11)))]
     marks += [text(PAD, y + tall + 20 + 16 * number, row, "muted") for number, row in enumerate(rows)]
     wide = math.ceil(max([wide, *(PAD + width_of(row, 11) for row in rows)]) + PAD)
     tall = math.ceil(y + tall + 20 + 16 * len(rows))

@@ -12,9 +12,11 @@ DETAILS = "details/"  # before the names of numbers that few people compare: a s
 
 def run_name(datasets: Sequence[str], head: Projector, seed: int) -> str:
     """Return what a run is in a few words: "digits autoencoder frozen relu 128-64 seed 0"."""
-    first = f"{head.init} {'frozen' if head.frozen else 'trainable'}"
+    if not head.num_layers:
+        return f"{', '.join(datasets)} no head seed {seed}"
     depth = f" {head.num_layers} layers" if head.num_layers != 2 else ""
-    return f"{', '.join(datasets)} {first} {head.activation} {head.hidden_dim}-{head.out_dim}{depth} seed {seed}"
+    text = f"{head.init} {head.frozen_words} {head.between} {head.hidden_dim}-{head.out_dim}{depth}"
+    return f"{', '.join(datasets)} {text} seed {seed}"
 
 
 def parent_params(tree: Tree) -> dict[str, str]:

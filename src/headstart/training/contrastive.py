@@ -398,4 +398,4 @@ class _Run:
 
 
 def _describe(projector: nn.Module) -> str:
-    return " ".join(str(layer).replace(" ", "") for layer in projector.children()) or type(projector).__name__
+    return " ".join(str(layer).replace(" ", "") for layer in projector.children()) or "without layers"

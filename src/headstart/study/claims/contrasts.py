@@ -38,14 +38,9 @@ class Contrast:
         return int(self.pairs.groupby("dataset")["seed"].nunique().min()) if len(self.pairs) else 0
 
 
-def arm(rows: pd.DataFrame, init: str, frozen: bool) -> pd.DataFrame:
-    """Return the runs of one initialisation, frozen or trainable."""
+def arm(rows: pd.DataFrame, init: str, frozen: bool | str) -> pd.DataFrame:
+    """Return the runs of one initialisation, frozen or trainable, or with certain layers frozen."""
     return rows[(rows["projector_init"] == init) & (rows["projector_frozen"] == frozen)]
-
-
-def arm_name(init: str, frozen: bool) -> str:
-    """Return how tables call an arm."""
-    return f"{init} ({'frozen' if frozen else 'trainable'})"
 
 
 def match(name: str, first: pd.DataFrame, second: pd.DataFrame, varied: Collection[str] = ()) -> Contrast:

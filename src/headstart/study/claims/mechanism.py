@@ -10,7 +10,6 @@ from headstart.study.claims.contrasts import (
     MIN_CLUSTERS,
     Contrast,
     arm,
-    arm_name,
     counted,
     paired_effects,
     planning_effects,
@@ -31,6 +30,7 @@ from headstart.study.claims.verdict import (
     hull,
     nothing,
 )
+from headstart.study.rows import arm_name
 
 # What each control shares with the frozen autoencoder layer, so what is ruled out where the autoencoder beats it.
 CONTROLS = {

@@ -10,7 +10,6 @@ from headstart.study.claims.contrasts import (
     BEST_BY_VALIDATION,
     Contrast,
     arm,
-    arm_name,
     best_effects,
     match,
     paired_effects,
@@ -32,6 +31,7 @@ from headstart.study.claims.verdict import (
     not_worse,
     nothing,
 )
+from headstart.study.rows import arm_name
 
 PRETRAINED, DEFAULT = ("autoencoder", True), ("random", False)  # the paper's two projectors: (init, frozen)
 SIGNIFICANT = 0.05
@@ -159,15 +159,16 @@ def standardisation_does_not_matter(rows: pd.DataFrame, margin: float) -> Verdic
     return conclude(parts, effects, min(seeds))
 
 
-def between(rows: pd.DataFrame, first: tuple[str, bool], second: tuple[str, bool]) -> Contrast:
+def between(rows: pd.DataFrame, first: tuple[str, bool | str], second: tuple[str, bool | str]) -> Contrast:
     """Return the matched runs of two arms, each an (init, frozen)."""
     return match(f"{arm_name(*first)} - {arm_name(*second)}", arm(rows, *first), arm(rows, *second))
 
 
-def arms(rows: pd.DataFrame) -> list[tuple[str, bool]]:
-    """Return the arms that the rows hold."""
+def arms(rows: pd.DataFrame) -> list[tuple[str, bool | str]]:
+    """Return the arms that the rows hold; of an initialisation: trainable, frozen, then those with certain layers."""
     pairs = rows[["projector_init", "projector_frozen"]].drop_duplicates().itertuples(index=False)
-    return sorted((str(init), bool(frozen)) for init, frozen in pairs)
+    found = [(str(init), frozen if isinstance(frozen, str) else bool(frozen)) for init, frozen in pairs]
+    return sorted(found, key=lambda which: (which[0], str(which[1])))
 
 
 def p_words(p: float) -> str:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from headstart.study import metrics
-from headstart.study.claims.contrasts import Contrast, arm, arm_name, paired_effects, sentence
+from headstart.study.claims.contrasts import Contrast, arm, paired_effects, sentence
 from headstart.study.claims.paper import DEFAULT, PRETRAINED, arms, between
 from headstart.study.claims.verdict import BETTER, WORSE, Effect, hull, outcome
 from headstart.study.protocols import groups
 from headstart.study.reconstruction import poor_autoencoder
-from headstart.study.rows import SCORE
+from headstart.study.rows import SCORE, arm_name
 from headstart.study.writing import counted, span
 
 PERMUTED = ("autoencoder_permuted", True)  # a second draw of the same layer: an A/A pair
