@@ -34,12 +34,15 @@ LESS = "lower simclr.learning_rate or raise simclr.warmup_epochs"
 class SimCLR:
     """The contrastive recipe.
 
-    loss: one of LOSSES; temperature: of nt_xent and dcl, vicreg has none; learning_rate: at 256 images a batch, scaled by batch size / 256 (Goyal et al. 2017);
+    loss: one of LOSSES; temperature: of nt_xent and dcl, vicreg has none;
+    learning_rate: at 256 images a batch, scaled by batch size / 256 (Goyal et al. 2017);
     schedule: one of SCHEDULES, down to final_lr times the peak; precision: `auto` is bf16 where the hardware has it;
     num_processes: that share each batch; sync_batchnorm: statistics over the batch, not over each process's share;
     optimizer: one of OPTIMIZERS; monitor_epochs: epochs from one look of the monitor to the next, 0: none;
     forward: both views of a batch go through the backbone `together`, or `apart`: batch norm then sees one view at a
     time, and updates its statistics twice a step; keep: the weights of the `best` validation loss, or the `last`.
+    head_learning_rate: of the projector, None: the backbone's; first_layer_learning_rate: of the projector's first
+    layer, None: the rest of the projector's. Both are given and scheduled as learning_rate is.
     """
 
     epochs: Annotated[int, Range(1)]
@@ -58,6 +61,14 @@ class SimCLR:
     forward: Literal["together", "apart"] = "together"
     keep: Literal["best", "last"] = "best"
     loss: Annotated[str, OneOf(LOSSES)] = "nt_xent"
+    head_learning_rate: Annotated[float | None, Range(0, open_low=True)] = None
+    first_layer_learning_rate: Annotated[float | None, Range(0, open_low=True)] = None
+
+    def rates(self) -> tuple[float, float]:
+        """Return the rates of the projector and of its first layer, as multiples of the backbone's."""
+        head = self.learning_rate if self.head_learning_rate is None else self.head_learning_rate
+        first = head if self.first_layer_learning_rate is None else self.first_layer_learning_rate
+        return head / self.learning_rate, first / self.learning_rate
 
     def loss_of(self, z_ND: Tensor, group: Group = ALONE) -> Tensor:
         """Return the loss of projections (2B, D), rows i and i + B of an image; of a `group`, that of all processes."""
@@ -291,6 +302,24 @@ def stepping(
     return Replayed(step, device, name="SimCLR's step", calls=calls, changes=(model, optimizer))
 
 
+def rates_apart(projector: nn.Module, recipe: SimCLR) -> list[tuple[list[nn.Parameter], float]]:
+    """Return the projector's trainable parameters by rate, as build_optimizer takes them: its first layer, the others.
+
+    Raises UserError where a rate is given for what has none.
+    """
+    layers = [layer for layer in projector.modules() if next(layer.parameters(recurse=False), None) is not None]
+    first = [each for layer in layers[:1] for each in layer.parameters(recurse=False) if each.requires_grad]
+    others = [each for layer in layers[1:] for each in layer.parameters(recurse=False) if each.requires_grad]
+    asked = {"head_learning_rate": first + others, "first_layer_learning_rate": first}
+    for key, parameters in asked.items():
+        if getattr(recipe, key) is not None and not parameters:
+            what = "the projector has" if key.startswith("head") else "the projector's first layer has"
+            told = f"params.yaml: simclr.{key}: {getattr(recipe, key)} must be null: {what} nothing that is trained"
+            raise UserError(f"{told}; see projector.freeze")
+    head_rate, first_rate = recipe.rates()
+    return [(others, head_rate), (first, first_rate)]
+
+
 def _steps_per_epoch(num_train: int, batch_size: int, group: Group) -> int:
     if batch_size > num_train:
         raise UserError(f"batch_size {batch_size} is larger than the train split of {num_train} images: lower it")
@@ -317,7 +346,8 @@ class _Run:
     ):
         self.model = model.to(memory_format=torch.channels_last).train()
         self.recipe, self.batch_size, self.observer = recipe, batch_size, observer
-        self.optimizer = build_optimizer(recipe.optimizer, model, recipe.momentum, recipe.weight_decay)
+        apart = rates_apart(model[1], recipe)
+        self.optimizer = build_optimizer(recipe.optimizer, model, recipe.momentum, recipe.weight_decay, apart)
         self.rate_at = partial(
             learning_rate,
             peak=recipe.learning_rate * batch_size / 256,

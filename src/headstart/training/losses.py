@@ -38,8 +38,8 @@ def dcl(z_ND: Tensor, temperature: float, block: int | None = None, group: Group
 
     Yeh et al. 2022, equation 6, unweighted: NT-Xent whose denominator leaves the pair out, so that a row has the 2B - 2
     views of other images as its negatives; log(2B - 2) where all are equal. The mean over all 2B rows, as for NT-Xent:
-    half of what github.com/raminnakhli/Decoupled-Contrastive-Learning sums over both views. lightly's DCLLoss is another
-    loss: it adds the logarithms of two sums, over the negatives of either view, where equation 6 has one of both.
+    half of what github.com/raminnakhli/Decoupled-Contrastive-Learning sums over both views. lightly's DCLLoss is
+    another loss: it adds the logarithms of two sums, over the negatives of either view; equation 6 has one of both.
     """
     return _contrast(z_ND, temperature, block, group, decoupled=True)
 
@@ -169,9 +169,7 @@ class _NTXent(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, own_ND: Tensor, temperature: float, block: int, group: Group, decoupled: bool
-    ) -> Tensor:
+    def forward(ctx: Any, own_ND: Tensor, temperature: float, block: int, group: Group, decoupled: bool) -> Tensor:
         z_ND = group.gather(own_ND)
         start, stop = group.rank * len(own_ND), (group.rank + 1) * len(own_ND)
         # exp(s - 1 / temperature) is at least exp(-2 / temperature): rows need their maxima only where that underflows
@@ -244,7 +242,10 @@ def _tile(
 
 def _leave_pairs_out(tile: Tensor, rows: slice, columns: slice, start: int, stop: int) -> None:
     half = (stop - start) // 2
-    for begin, shift in ((start, half), (start + half, -half)):  # first views, then second views: their partners' places
+    for begin, shift in (
+        (start, half),
+        (start + half, -half),
+    ):  # first views, then second views: their partners' places
         low = max(rows.start, begin, columns.start - shift)
         high = min(rows.stop, begin + half, columns.stop - shift)
         if low < high:
