@@ -357,6 +357,8 @@ class _Run:
             warmup_epochs=recipe.warmup_epochs,
             final=recipe.final_lr,
         )
+        if observer:
+            observer.begin(model[1])
         self.step = 0
         self.losses = torch.zeros(steps, device=next(model.parameters()).device)  # of this epoch
         self.history: list[Epoch] = []
