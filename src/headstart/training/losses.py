@@ -79,21 +79,20 @@ def vicreg(z_ND: Tensor, temperature: float = 1.0, group: Group = ALONE) -> Tens
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of B pairs: function (z_ND, temperature, group=..) -> 0-d tensor; what pages call it, with its unit.
+    """A loss of B pairs: function (z_ND, temperature, group=..) -> 0-d tensor.
 
     collapsed: B -> its value where all projections are equal, which a collapsed head keeps; formula: the same in words.
     """
 
     function: Callable[..., Tensor]
-    title: str
     collapsed: Callable[[int], float]
     formula: str
 
 
 LOSSES = {
-    "nt_xent": Loss(nt_xent, "NT-Xent, nats", lambda pairs: math.log(2 * pairs - 1), "log(2B-1)"),
-    "dcl": Loss(dcl, "DCL, nats", lambda pairs: math.log(2 * pairs - 2), "log(2B-2)"),
-    "vicreg": Loss(vicreg, "VICReg", lambda pairs: VARIANCE * (DEVIATION - EPSILON**0.5), "25 * 0.99"),
+    "nt_xent": Loss(nt_xent, lambda pairs: math.log(2 * pairs - 1), "log(2B-1)"),
+    "dcl": Loss(dcl, lambda pairs: math.log(2 * pairs - 2), "log(2B-2)"),
+    "vicreg": Loss(vicreg, lambda pairs: VARIANCE * (DEVIATION - EPSILON**0.5), "25 * 0.99"),
 }
 
 
