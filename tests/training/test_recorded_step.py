@@ -20,7 +20,7 @@ from headstart.models.autoencoder import build_autoencoder
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import Projector, build_projector
 from headstart.training import contrastive, losses
-from headstart.training.contrastive import Batches, Network, stepping, validating
+from headstart.training.contrastive import Batches, Network, rates_apart, stepping, validating
 from headstart.training.diagnostics import Diagnostics, Observer
 from headstart.training.losses import LOSSES
 from headstart.training.optimizers import OPTIMIZERS, build_optimizer
@@ -60,6 +60,7 @@ def plainly(monkeypatch) -> None:
 
 
 OTHERS = [{"optimizer": name} for name in OPTIMIZERS] + [{"loss": name} for name in LOSSES if name != "nt_xent"]
+OTHERS += [{"optimizer": "adamw", "first_layer_learning_rate": 0.01}, {"head_learning_rate": 0.3}]
 
 
 @pytest.mark.parametrize("changes", OTHERS, ids=str)
@@ -203,7 +204,7 @@ def test_a_whole_step_takes_one_copy_and_never_waits(monkeypatch, fused_on_meta,
     monkeypatch.setattr(replay, "cuda", lambda device: StandIn())
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
     batches, model = on("meta", views_of), network(apart=apart).to("meta")
-    own = build_optimizer(recipe.optimizer, model, 0.9, 1e-4)
+    own = build_optimizer(recipe.optimizer, model, 0.9, 1e-4, rates_apart(model[1], recipe))
     step = stepping(model, own, batches, recipe, calls=0)
     found = counted_steps(step, batches, "meta", 0.1)
     assert [copies for _, copies in found] == [1, 1]
