@@ -14,7 +14,7 @@ from headstart.run.inputs import Inputs, read_used
 from headstart.run.params import Params
 from headstart.run.stage import run_stage, say
 from headstart.settings import made_by
-from headstart.study import gradients, metrics, report, sections
+from headstart.study import gradients, mechanism, metrics, report, sections
 from headstart.study.page import Picture, to_html, to_markdown
 from headstart.tracking import provenance
 
@@ -23,7 +23,12 @@ def main() -> None:
     """Read only what params.yaml names: the folders may hold more from earlier runs."""
     inputs = Inputs("report", "report")
     params = inputs.params
-    summaries, curves, flows = read(params)
+    summaries, curves, measured = read(params)
+    flows, trainings = gradients.flow_rows(measured), mechanism.training_rows(measured)
+    for name, values in gradients.early(flows).items():
+        summaries[name]["early"] = values
+    for name, values in mechanism.summarised(trainings).items():
+        summaries[name]["training"] = values
     told = report.describe(params.projector, params.seed, params.recipe)
     table = metrics.gather(summaries)
     inputs.check()
@@ -33,9 +38,10 @@ def main() -> None:
         files.write_csv(folder / "probe_accuracy.csv", rows or [dict.fromkeys(("dataset", "backbone", "top1"))])
         if flows:
             files.write_csv(folder / Path(gradients.FLOW).name, flows)
+            files.write_csv(folder / Path(mechanism.TRAINING).name, trainings)
         (folder / "images").mkdir()
         shown = [picture for name in params.datasets for picture in copy_pictures(name, folder / "images")]
-        page = report.page(summaries, told, curves, shown, flows, judged(summaries), made())
+        page = report.page(summaries, told, curves, shown, flows, trainings, judged(summaries), made())
         for path, drawing in sections.files(page).items():
             files.write_text(folder / Path(path).relative_to(paths.PLOTS.name), drawing)
     with files.write_folder(paths.CARDS) as folder:
@@ -49,7 +55,7 @@ def main() -> None:
     say("\n## ".join(text.split("\n## ")[:2]))
 
 
-def read(params: Params) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]], list[dict[str, str]]]:
+def read(params: Params) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]], dict[str, list[dict[str, str]]]]:
     """Return by dataset the stages' summaries and SimCLR's curves, and the rows of steps that were measured."""
     summaries: dict[str, dict[str, Any]] = {}
     curves, measured = {}, {}
@@ -68,10 +74,7 @@ def read(params: Params) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]
         curves[name] = files.read_csv(simclr / "curve.csv", made_by="train_simclr")
         if (simclr / "diagnostics.csv").is_file():
             measured[name] = files.read_csv(simclr / "diagnostics.csv", made_by="train_simclr")
-    flows = gradients.flow_rows(measured)
-    for name, values in gradients.early(flows).items():
-        summaries[name]["early"] = values
-    return summaries, curves, flows
+    return summaries, curves, measured
 
 
 def judged(summaries: report.Summaries) -> dict[str, report.Judged]:

@@ -134,12 +134,13 @@ def _tensors(changes: Sequence[Changing]) -> list[Tensor]:
 def rated(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> Iterator[None]:
     """Let the optimiser step at this learning rate inside the block; a 0-d tensor is read on its device.
 
+    A group that has a `scale` steps at so many times the rate.
     In param_groups a rate stays a number for checkpoints and schedulers, and a CUDA graph must not keep that of the
     step in which it was recorded.
     """
     before = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"] if "scale" in group else rate
     try:
         yield
     finally:

@@ -305,6 +305,8 @@ def test_a_plain_value_that_equals_the_recipes_is_the_same_protocol():
         ({"data.val_fraction": 0.2}, "protocol"),
         ({"probe.strengths": [1.0]}, "protocol"),
         ({"simclr.novelty": 1}, "protocol"),
+        ({"simclr.loss": "dcl"}, "protocol"),
+        ({"simclr.first_layer_learning_rate": 0.03}, None),
         ({"autoencoder.epochs": 1}, "autoencoder"),
         ({"seed": 2}, None),
         ({"projector.activation": "silu"}, None),
@@ -320,6 +322,19 @@ def test_a_plain_value_that_equals_the_recipes_is_the_same_protocol():
 def test_the_protocol_is_what_changes_a_result_and_is_no_axis(changes, column):
     differing = [name for name in ("protocol", "autoencoder") if row()[name] != row(**changes)[name]]
     assert differing == ([column] if column else [])
+
+
+def test_losses_and_rates_are_columns_and_runs_of_before_had_none_apart():
+    before = settings.with_overrides(settings.read_settings(ROOT), {"datasets": ["digits"]})
+    for key in ("loss", "head_learning_rate", "first_layer_learning_rate"):
+        before["params.yaml"]["simclr"] = {k: v for k, v in before["params.yaml"]["simclr"].items() if k != key}
+    old, new = row_of(before, "digits", {"top1": 0.5}, FACTS, "name"), row(recipe="default")
+    first, second = rows.to_rows([old, new], "x").to_dict("records")
+    assert old["protocol"] == new["protocol"] and all(first[key] == second[key] for key in rows.RUN_KEY)
+    assert (first["loss"], first["head_rate"], first["first_layer_rate"]) == ("nt_xent", 1, 1)
+    apart = row(simclr__head_learning_rate=0.6, simclr__first_layer_learning_rate=0.03, simclr__loss="vicreg")
+    assert (apart["loss"], apart["head_rate"], apart["first_layer_rate"]) == ("vicreg", 2, 0.1)
+    assert row(simclr__head_learning_rate=0.6)["first_layer_rate"] == 2, "the head's first layer is the head's"
 
 
 def test_pairs_of_several_precisions_are_told():

@@ -9,6 +9,7 @@ from headstart.study import gradients, lines, report
 from headstart.study.comparison import comparison
 from headstart.study.page import to_html, to_markdown
 from headstart.study.rows import finished
+from headstart.study.sections import Measured
 from tests.study.runs import make
 from tests.study.test_report import CURVE, DIGITS, SETTINGS
 
@@ -79,7 +80,9 @@ def test_pages_show_the_figure_where_steps_were_measured(there):
     page = report.page({"digits": DIGITS}, SETTINGS, {"digits": CURVE}, [], rows)
     assert ("Gradient flow" in to_html(page)) == there
     flows = gradients.flow("a", "digits", "digits", ARM, "relu", 0, rows)
-    page = comparison(finished(make(lambda row: 0.5), "x"), [], source="x", score="top1", margin=0.5, flows=flows)
+    page = comparison(
+        finished(make(lambda row: 0.5), "x"), [], source="x", score="top1", margin=0.5, lines=Measured(flows=flows)
+    )
     assert ("Gradient flow early in training" in to_markdown(page, "x.html")) == there
 
 

@@ -197,7 +197,7 @@ def test_curves_are_averaged_within_an_arm_and_a_lost_value_breaks_the_line():
         return [{"epoch": str(k), "train_loss": str(loss), "val_loss": "nan"} for k, loss in enumerate(losses, 1)]
 
     found = [curves.curve(run, "digits", "digits", "random", seed, rows_of(*losses)) for run, seed, losses in RUNS]
-    figure = lines.figure(curves.PLOT, [*found[0], *found[1]], ["autoencoder", "random"])
+    figure = lines.figure(curves.plot("nt_xent"), [*found[0], *found[1]], ["autoencoder", "random"])
     assert "random: training loss 4.50 to 2.50 over 2 epochs" in figure.panels[0]
     assert [name for _, name in figure.legend] == ["random"] and figure.caption.endswith(" 2 runs, 2 seeds.")
     assert svg.curve([(0, 0), (1, math.nan), (2, 2)], "s0").count("M") == 2

@@ -74,7 +74,7 @@ def test_page_has_a_row_per_score_and_a_column_for_each_start():
     # the standard error of 0.96 of 360 images, and the deviation over draws
     assert found["top-1"] == ["0.9600 ± 0.0103", "0.9000 ± 0.0158", "0.7800 ± 0.0218", "0.9590 ± 0.0105"]
     assert found["5 labels per class"][0] == "0.8000 ± 0.0100"
-    assert found["val NT-Xent"] == ["3.25"] and found["autoencoder test MSE"] == ["0.02"]
+    assert found["validation loss"] == ["3.25"] and found["autoencoder test MSE"] == ["0.02"]
 
 
 def test_page_on_several_datasets_names_them():

@@ -24,12 +24,13 @@ from headstart.training.contrastive import (
     Epoch,
     Network,
     SimCLR,
+    _Run,
     train_simclr,
     training_step,
     validation_loss,
 )
 from headstart.training.diagnostics import Diagnostics, Observer
-from headstart.training.losses import nt_xent
+from headstart.training.losses import LOSSES, nt_xent
 from headstart.training.optimizers import build_optimizer
 from headstart.training.reconstruction import Reconstruction, train_autoencoder
 from tests.training.recipe import RECIPE
@@ -528,3 +529,69 @@ def test_the_last_weights_are_kept_on_request(batches, monkeypatch):
         model, _ = run(batches, recipe(epochs=3, keep=keep))
         assert equal(model, nn.Sequential(*told[epoch - 1].children()))
         assert not equal(model, nn.Sequential(*told[4 - epoch].children()))
+
+
+# --- the losses and the rates of the head ---
+
+
+def test_every_loss_trains(batches):
+    for name, rate in (("dcl", 0.2), ("vicreg", 0.02)):
+        _, curve = run(batches, recipe(epochs=6, loss=name, learning_rate=rate, temperature=0.2))
+        assert curve[-1].train_loss < curve[0].train_loss - 0.02
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_collapsed_head_of_each_loss(batches, name):
+    projector = head()
+    projector[2].requires_grad_(False).weight.zero_()
+    message = refused(batches, recipe(epochs=20, warmup_epochs=0, loss=name), projector=projector)
+    assert f"stuck at {LOSSES[name].formula} = {LOSSES[name].collapsed(BATCH):.4f}" in message
+    assert ("simclr.temperature" in message) == (name != "vicreg")
+
+
+def test_head_rates_move_the_head_alone_and_the_default_moves_all_alike(batches):
+    """Without momentum and decay the first step of a part is the rate times its gradient."""
+
+    def moved(**rates: float) -> dict[str, float]:
+        start = nn.Sequential(small_network(), head()).state_dict()
+        model = nn.Sequential(small_network(), head())
+        settings = recipe(momentum=0.0, weight_decay=0.0, warmup_epochs=0, schedule="constant", **rates)
+        optimizer = _Run(Network(*model), settings, BATCH, 1).optimizer
+        training_step(model, optimizer, batches[0].pairs(torch.arange(BATCH), "s", 0, seed=0), 0.5, settings)
+        state = model.state_dict()
+        keys = {"backbone": "0.0.weight", "first": "1.0.weight", "last": "1.2.weight"}
+        return {name: (state[key] - start[key]).norm().item() for name, key in keys.items()}
+
+    plain = moved()
+    assert moved(head_learning_rate=1.0, first_layer_learning_rate=1.0) == plain
+    for rates, shares in (
+        ({"head_learning_rate": 0.1}, (1, 0.1, 0.1)),
+        ({"first_layer_learning_rate": 0.1}, (1, 0.1, 1)),
+        ({"head_learning_rate": 2.0, "first_layer_learning_rate": 0.5}, (1, 0.5, 2)),
+    ):
+        found = moved(**rates)
+        expected = dict(
+            zip(plain, (share * value for share, value in zip(shares, plain.values(), strict=True)), strict=True)
+        )
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_equal_rates_are_one_rate_to_the_bit_and_other_rates_survive_a_kill(batches):
+    plain, curve = run(batches)
+    same, equal_curve = run(batches, recipe(head_learning_rate=1.0))
+    assert equal(plain, same) and curve == equal_curve
+    settings = recipe(first_layer_learning_rate=0.1)
+    apart, _ = run(batches, settings)
+    assert not equal(plain, apart)
+    memory = Memory()
+    with pytest.raises(KilledError):
+        run(batches, settings, checkpoint=memory, on_step=killed_at(5))
+    resumed, _ = run(batches, settings, checkpoint=memory)
+    assert equal(resumed, apart)
+
+
+def test_a_rate_for_what_is_not_trained(batches):
+    message = refused(batches, recipe(first_layer_learning_rate=0.1), projector=head(freeze=True))
+    assert message.startswith("params.yaml: simclr.first_layer_learning_rate: 0.1 must be null")
+    message = refused(batches, recipe(head_learning_rate=0.1), projector=nn.Sequential(nn.Identity()))
+    assert message.startswith("params.yaml: simclr.head_learning_rate: 0.1 must be null")

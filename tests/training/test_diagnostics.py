@@ -145,6 +145,8 @@ def test_row_of_a_step_is_what_autograd_says(batches, activation):  # noqa: F811
     (row,) = observer.rows()
     expected = {"step": 7, "gradient_features": at_features.norm().item(), "gradient_loss": at_loss.norm().item()}
     expected |= {"gradient_ratio": (at_features.norm() / at_loss.norm()).item()}
+    squares = {"backbone": convolution**2 + norm**2, "head": second**2}
+    expected |= {"gradient_share_backbone": squares["backbone"] / sum(squares.values())}
     expected |= {"gradient_backbone_0": convolution, "gradient_backbone_1": norm, "gradient_projector_2": second}
     for name, layer in (("backbone", 0), ("hidden", 2), ("output", 3)):
         expected |= {f"{name}_{key}": value.item() for key, value in diagnostics.geometry(values[layer]).items()}
@@ -238,3 +240,31 @@ def test_interrupted_run_has_the_rows_of_an_unbroken_one(batches, step):  # noqa
     run(batches, checkpoint=memory, observer=resumed)
     assert resumed.rows() == unbroken.rows()
     assert resumed.rows(2) == unbroken.rows()[2:]
+
+
+def test_drift_of_each_layer_by_a_loop_and_none_of_a_frozen_one(batches):  # noqa: F811
+    """Weights before the step, against those at the start; the last matrix by hand, number by number."""
+    observer = Observer(EVERY_STEP)
+    start = head(freeze=True).state_dict()
+    model, _ = run(batches, recipe(epochs=1), projector=head(freeze=True), observer=observer)
+    rows = observer.rows()
+    assert [row["projector_1_drift"] for row in rows] == [0] * len(rows)
+    assert [row["projector_1_cosine"] for row in rows] == [1] * len(rows)
+    assert rows[0]["projector_2_drift"] == 0 and rows[0]["projector_2_cosine"] == 1
+    drifts = [row["projector_2_drift"] for row in rows]
+    assert drifts == sorted(drifts) and drifts[-1] > 0
+    now, then = (state["2.weight"].flatten().tolist() for state in (model[1].state_dict(), start))
+    found = diagnostics.drift(model[1][2].weight.detach(), start["2.weight"])
+    length = [math.sqrt(sum(x * x for x in values)) for values in (now, then)]
+    apart = math.sqrt(sum((a - b) ** 2 for a, b in zip(now, then, strict=True)))
+    assert found["drift"].item() == pytest.approx(apart / length[1])
+    dot = sum(a * b for a, b in zip(now, then, strict=True))
+    assert found["cosine"].item() == pytest.approx(dot / length[0] / length[1])
+
+
+def test_share_of_a_backbone_whose_head_is_all_frozen_is_one(batches):  # noqa: F811
+    observer = Observer(EVERY_STEP)
+    projector = head()
+    projector.requires_grad_(False)
+    run(batches, recipe(epochs=1), projector=projector, observer=observer)
+    assert {row["gradient_share_backbone"] for row in observer.rows()} == {1.0}

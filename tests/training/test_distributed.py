@@ -16,12 +16,14 @@ from headstart.randomness import generator, global_seed
 from headstart.training.contrastive import Batches, Epoch, SimCLR, train_simclr, training_step, validation_loss
 from headstart.training.diagnostics import Diagnostics, Observer
 from headstart.training.distributed import ALONE, Group, synchronise_batch_norm
-from headstart.training.losses import nt_xent
+from headstart.training.losses import LOSSES, dcl, nt_xent, vicreg
 from tests.training.recipe import RECIPE
 
 SIZE = 3
 BATCH = 18
-LOSSES = [(0.5, None), (0.07, 3), (0.5, 5), (1e-3, 4)]  # temperature, block; the third is cold
+# loss, its temperature and block; 1e-3 is cold
+CASES = [(nt_xent, 0.5, None), (nt_xent, 0.07, 3), (nt_xent, 0.5, 5), (nt_xent, 1e-3, 4)]
+CASES += [(dcl, 0.5, None), (dcl, 0.07, 3), (dcl, 0.5, 5), (dcl, 1e-3, 1), (vicreg, 1.0)]
 
 
 class KilledError(Exception):
@@ -53,9 +55,10 @@ def share(values: Tensor, group: Group) -> Tensor:
     return values[group.own_pairs(len(values) // 2)]
 
 
-def loss_and_gradient(temperature: float, block: int | None, group: Group) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(case: tuple, group: Group) -> tuple[Tensor, Tensor]:
+    function, *options = case
     z_ND = share(projections(), group).requires_grad_()
-    loss = nt_xent(z_ND, temperature, block, group)
+    loss = function(z_ND, *options, group=group)
     loss.backward()
     return loss.detach(), z_ND.grad
 
@@ -100,15 +103,15 @@ def norm_outputs(group: Group) -> dict[str, Tensor]:
     return everything | {f"grad {name}": value for name, value in sums.items()} | model.state_dict()
 
 
-def steps(batches: Batches, group: Group, head: Projector = DEEP) -> dict[str, Tensor]:
+def steps(batches: Batches, group: Group, recipe: SimCLR = RECIPE, head: Projector = DEEP) -> dict[str, Tensor]:
     """Three optimiser steps in float64: losses, last gradients and weights, under the names of the plain model."""
     model = network(head).double()
     wrapped = group.wrap(model, True, batches.blank().double())
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0, momentum=0.9)
-    found = {}
+    found, rate = {}, 0.01 if recipe.loss == "vicreg" else 0.5
     for step in range(3):
         x_BCHW = batches.pairs(torch.arange(12), "step", step, seed=0, group=group).double()
-        found[f"loss {step}"] = training_step(wrapped, optimizer, x_BCHW, 0.5, RECIPE, group)
+        found[f"loss {step}"] = training_step(wrapped, optimizer, x_BCHW, rate, recipe, group)
     gradients = {f"grad {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
     return found | gradients | model.state_dict()
 
@@ -154,10 +157,10 @@ def work(rank: int, port: int, folder: Path, batches: tuple[Batches, Batches]) -
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=SIZE)
     group = Group(rank, SIZE)
     found = {
-        "losses": [loss_and_gradient(*case, group) for case in LOSSES],
+        "losses": [loss_and_gradient(case, group) for case in CASES],
         "norm": norm_outputs(group),
-        "steps": steps(batches[0], group),
-        "other heads": {name: steps(batches[0], group, head) for name, head in OTHERS.items()},
+        "steps": {name: steps(batches[0], group, replace(RECIPE, loss=name)) for name in LOSSES},
+        "other heads": {name: steps(batches[0], group, head=head) for name, head in OTHERS.items()},
         "run": run(batches, group),
         "resumed": interrupted_run(batches, group),
         "watched": watched_run(batches, group),
@@ -200,9 +203,9 @@ def whole(parts: list[Tensor]) -> Tensor:
     return torch.cat([part.chunk(2)[view] for view in range(2) for part in parts])
 
 
-@pytest.mark.parametrize("case", range(len(LOSSES)))
+@pytest.mark.parametrize("case", range(len(CASES)))
 def test_loss_and_its_gradient_are_those_of_one_process(found, case):
-    loss, gradient = loss_and_gradient(*LOSSES[case], ALONE)
+    loss, gradient = loss_and_gradient(CASES[case], ALONE)
     for process in found:
         torch.testing.assert_close(process["losses"][case][0], loss, atol=0, rtol=1e-12)
     gathered = whole([process["losses"][case][1] for process in found])
@@ -220,19 +223,21 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch(found):
                 torch.testing.assert_close(part, value, atol=1e-10, rtol=1e-10)
 
 
-def test_steps_are_those_of_one_process(found, batches):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_steps_are_those_of_one_process(found, batches, loss):
     """Gradients, running statistics and weights, one layer frozen; names are the plain model's."""
-    expected = steps(batches[0], ALONE)
+    expected = steps(batches[0], ALONE, replace(RECIPE, loss=loss))
     for process in found:
-        assert process["steps"].keys() == expected.keys()
+        own = process["steps"][loss]
+        assert own.keys() == expected.keys()
         assert "grad 1.0.weight" not in expected
         for name, value in expected.items():
-            torch.testing.assert_close(process["steps"][name], value, atol=1e-10, rtol=1e-8, msg=name)
+            torch.testing.assert_close(own[name], value, atol=1e-10, rtol=1e-8, msg=name)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_steps_of_other_heads_are_those_of_one_process(found, batches, name):
-    expected = steps(batches[0], ALONE, OTHERS[name])
+    expected = steps(batches[0], ALONE, head=OTHERS[name])
     for process in found:
         assert process["other heads"][name].keys() == expected.keys()
         for key, value in expected.items():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from headstart.randomness import generator, global_seed
+from headstart.replay import rated, restore_optimizer
 from headstart.training.optimizers import LARS, OPTIMIZERS, TRUST, build_optimizer
 
 RATES = [0.5, 0.2, 0.7, 0.05]  # a rate that changes tells momentum that holds the rate from momentum that does not
@@ -128,3 +129,41 @@ def test_frozen_parameters_and_those_without_gradients_stay(name):
     optimizer.step()
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert moved == {"4.bias"}
+
+
+# ---- rates apart -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameters_apart_step_at_a_multiple_of_the_rate(name):
+    """The same as an optimiser for each part, whose rate is the product; one group as long as no rate differs."""
+    together, separate = network(), network()
+    optimizer = build_optimizer(
+        name, together, 0.9, 0.1, [([together[0].bias], 1.0), ([*together[4].parameters()], 0.1)]
+    )
+    parts = {1.0: separate[:4], 0.1: separate[4:]}
+    others = {scale: build_optimizer(name, part, 0.9, 0.1) for scale, part in parts.items()}
+    for step, rate in enumerate(RATES):
+        for model in (together, separate):
+            for parameter, grad in zip(model.parameters(), gradients(model, step), strict=True):
+                parameter.grad = grad
+        with rated(optimizer, torch.tensor(rate, dtype=torch.float64) if step % 2 else rate):
+            optimizer.step()
+        for scale, other in others.items():
+            with rated(other, rate * scale):
+                other.step()
+    for ours, theirs in zip(flat(together), flat(separate), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-9)
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0] * (4 if name == "lars" else 2)
+    plain = build_optimizer(name, network(), 0.9, 0.1)
+    assert not any("scale" in group for group in plain.param_groups)
+    assert len(plain.param_groups) == (2 if name == "lars" else 1)
+
+
+def test_a_state_keeps_the_multiples():
+    model = network()
+    optimizer = build_optimizer("sgd", model, 0.9, 0.1, [([*model[4].parameters()], 0.1)])
+    twin = network()
+    other = build_optimizer("sgd", twin, 0.9, 0.1, [([*twin[4].parameters()], 0.1)])
+    restore_optimizer(other, copy.deepcopy(optimizer.state_dict()))
+    assert [group.get("scale") for group in other.param_groups] == [None, 0.1]

@@ -19,9 +19,10 @@ from headstart.evaluation.finetune import finetune
 from headstart.models.autoencoder import build_autoencoder
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import Projector, build_projector
-from headstart.training import contrastive
-from headstart.training.contrastive import Batches, Network, stepping, validating
+from headstart.training import contrastive, losses
+from headstart.training.contrastive import Batches, Network, rates_apart, stepping, validating
 from headstart.training.diagnostics import Diagnostics, Observer
+from headstart.training.losses import LOSSES
 from headstart.training.optimizers import OPTIMIZERS, build_optimizer
 from headstart.training.reconstruction import Reconstruction, train_autoencoder
 from tests.standin import StandIn, refuse_reads
@@ -58,11 +59,16 @@ def plainly(monkeypatch) -> None:
 # ---- recorded and replayed -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_replayed_training_equals_one_kernel_by_kernel(gpu, batches, monkeypatch, optimizer):
+OTHERS = [{"optimizer": name} for name in OPTIMIZERS] + [{"loss": name} for name in LOSSES if name != "nt_xent"]
+OTHERS += [{"optimizer": "adamw", "first_layer_learning_rate": 0.01}, {"head_learning_rate": 0.3}]
+
+
+@pytest.mark.parametrize("changes", OTHERS, ids=str)
+def test_a_replayed_training_equals_one_kernel_by_kernel(gpu, batches, monkeypatch, changes):
     """Warm-up rates, epochs' ends with validation, measured steps between replays: the same bits."""
-    recipe = dataclasses.replace(RECIPE, optimizer=optimizer, epochs=4, warmup_epochs=2)
+    recipe = dataclasses.replace(RECIPE, **changes, learning_rate=0.1, epochs=4, warmup_epochs=2)
     observers = [Observer(Diagnostics(every=3, dense_steps=1)) for _ in range(2)]
+    monkeypatch.setattr(losses, "_as_one_matrix", lambda *_: True)  # as on a GPU
     model, curve = run(batches, recipe, observer=observers[0])
     # 16 steps, 6 of them measured; 4 x 2 batches of validation
     assert (gpu.recorded, gpu.replayed) == (2, 16 - 6 + 8)
@@ -164,8 +170,8 @@ def counted_steps(step, batches: Batches, device: str, *inputs) -> list[tuple[in
     return found[2:]  # the first two make their buffers
 
 
-@pytest.mark.parametrize("rotate", [0.0, 10.0])
-def test_a_forward_on_a_fake_gpu_takes_one_copy_and_never_waits(monkeypatch, views_of, rotate):
+@pytest.mark.parametrize(("rotate", "loss"), [(0.0, "nt_xent"), (10.0, "nt_xent"), (0.0, "dcl"), (0.0, "vicreg")])
+def test_a_forward_on_a_fake_gpu_takes_one_copy_and_never_waits(monkeypatch, views_of, rotate, loss):
     """Draws, copy, views (the Triton kernels as operators with fakes), forward pass and loss."""
     monkeypatch.setattr(replay, "cuda", lambda device: StandIn())
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())  # needs a driver
@@ -173,7 +179,7 @@ def test_a_forward_on_a_fake_gpu_takes_one_copy_and_never_waits(monkeypatch, vie
         with torch.device("cuda"):
             model = network().eval()
         batches = on("cuda", views_of, rotate=rotate)
-        step = validating(model, batches, RECIPE, calls=0)
+        step = validating(model, batches, dataclasses.replace(RECIPE, loss=loss), calls=0)
         found = counted_steps(step, batches, "cuda")
     assert [copies for _, copies in found] == [1, 1]
     assert found[0] == found[1] and found[0][0] <= 240
@@ -191,14 +197,15 @@ def fused_on_meta(monkeypatch):
 
 
 @pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_whole_step_takes_one_copy_and_never_waits(monkeypatch, fused_on_meta, views_of, optimizer, apart):
+@pytest.mark.parametrize("changes", OTHERS, ids=str)
+def test_a_whole_step_takes_one_copy_and_never_waits(monkeypatch, fused_on_meta, views_of, changes, apart):
     """With backward pass and optimiser, on tensors without values: reading one raises."""
+    recipe = dataclasses.replace(RECIPE, **changes)
     monkeypatch.setattr(replay, "cuda", lambda device: StandIn())
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
     batches, model = on("meta", views_of), network(apart=apart).to("meta")
-    own = build_optimizer(optimizer, model, 0.9, 1e-4)
-    step = stepping(model, own, batches, RECIPE, calls=0)
+    own = build_optimizer(recipe.optimizer, model, 0.9, 1e-4, rates_apart(model[1], recipe))
+    step = stepping(model, own, batches, recipe, calls=0)
     found = counted_steps(step, batches, "meta", 0.1)
     assert [copies for _, copies in found] == [1, 1]
     assert found[0] == found[1] and found[0][0] <= (800 if apart else 520)

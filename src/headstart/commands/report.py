@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import pandas as pd
 from headstart.commands.compare import SOURCES, endpoint, read
 from headstart.errors import UserError
 from headstart.run import files, paths
-from headstart.study import claims, curves, figures, gradients, page, rows
+from headstart.study import claims, curves, figures, gradients, mechanism, page, rows
 from headstart.study.comparison import comparison
-from headstart.study.lines import Line, read_experiments
+from headstart.study.lines import read_experiments
 from headstart.study.page import Picture
-from headstart.study.sections import captioned
+from headstart.study.sections import Measured, captioned
 from headstart.study.writing import counted
 
 
@@ -43,7 +44,7 @@ def report(options: argparse.Namespace) -> None:
         margin=margin,
         notes=notes,
         pictures=workspace_pictures() if own else [],
-        **(_measured(data.runs) if own else {}),
+        lines=_measured(data.runs) if own else None,
     )
     files.write_text(out, page.to_html(content))
     files.write_text(out.with_suffix(".md"), page.to_markdown(content, out.name))
@@ -51,8 +52,8 @@ def report(options: argparse.Namespace) -> None:
     print(f"{out}: {count}, {out.stat().st_size / 1e6:.2f} MB; the same as text: {text}")
 
 
-def _measured(runs: pd.DataFrame) -> dict[str, list[Line]]:
-    """The curves and flows that the commits of the runs hold."""
+def _measured(runs: pd.DataFrame) -> Measured:
+    """What the commits of the runs hold of their training."""
     table = figures.labelled(runs)
     layers = table["projector_num_layers"].map(lambda number: f", {number} layers" if number != 2 else "")
     between = table["projector_activation"].where(table["projector_kind"] == "mlp", table["projector_kind"])
@@ -61,11 +62,16 @@ def _measured(runs: pd.DataFrame) -> dict[str, list[Line]]:
     def those(*columns: str) -> Iterator[tuple[Any, ...]]:
         return zip(*(table[name] for name in columns), strict=True)
 
-    losses = read_experiments(Path(), curves.CURVES, those("run", "dataset", "group", "arm", "seed"), curves.curve)
-    flows = read_experiments(
-        Path(), gradients.FLOW, those("run", "dataset", "group", "arm", "head", "seed"), gradients.flow
+    of_run, of_head = ("run", "dataset", "group", "arm", "seed"), ("run", "dataset", "group", "arm", "head", "seed")
+    return Measured(
+        read_experiments(Path(), curves.CURVES, those(*of_run), curves.curve),
+        read_experiments(Path(), gradients.FLOW, those(*of_head), gradients.flow),
+        {
+            column: read_experiments(Path(), mechanism.TRAINING, those(*of_head), partial(mechanism.line, column))
+            for column in mechanism.PLOTS
+        },
+        figures.losses_named(runs),
     )
-    return {"curves": losses, "flows": flows}
 
 
 def workspace_pictures() -> list[Picture]:

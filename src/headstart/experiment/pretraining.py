@@ -165,6 +165,7 @@ class Run:
         """Return the training in numbers."""
         best = result.best
         return {
+            "loss": self.method.simclr.loss,
             "train_loss": best.train_loss,
             "val_loss": best.val_loss,
             "best_epoch": best.epoch,

@@ -7,7 +7,6 @@ import pandas as pd
 from headstart.study import figures, protocols, rows, sections, tables, writing
 from headstart.study.claims import Answer, sensitivity
 from headstart.study.claims.verdict import CANNOT_TELL, REFUTED, SUPPORTED, Verdict
-from headstart.study.lines import Line
 from headstart.study.page import Block, Chip, Chips, Column, Details, Page, Picture, Points, Section, Table, Text, table
 
 NOTHING = {
@@ -25,17 +24,16 @@ def comparison(
     score: str,
     margin: float,
     notes: Sequence[str] = (),
-    curves: Sequence[Line] = (),
     pictures: Sequence[Picture] = (),
-    flows: Sequence[Line] = (),
+    lines: sections.Measured | None = None,
 ) -> Page:
     """Return the page on finished runs and the answers to claims on them.
 
-    source: what the runs are, in words. notes: what was odd about reading them. curves, pictures: where they are at
-    hand; the page says what it lacks. flows: of runs that measured them, if there are any.
+    source: what the runs are, in words. notes: what was odd about reading them. lines, pictures: where they are at
+    hand; the page says what it lacks.
     """
     runs = data.runs
-    found = sections.measured(curves, flows, figures.arm_names(runs))
+    found = sections.measured(lines or sections.Measured(), figures.arm_names(runs))
     shown = sections.pictured(pictures, NOTHING)
     blocks = {
         "sensitivity": _sensitivity(runs, score, margin),
@@ -224,7 +222,10 @@ _AXES = {
     "autoencoder": "autoencoder_arch",
     "autoencoder of": "autoencoder_dataset",
     "standardised": "standardised",
+    "loss": "loss",
     "learning rate": "learning_rate",
+    "head's rate": "head_rate",
+    "first layer's rate": "first_layer_rate",
     "setting": "setting",
     "seed": "seed",
 }

@@ -1,4 +1,4 @@
-"""SimCLR's losses (nats) over the epochs of runs."""
+"""SimCLR's losses over the epochs of runs."""
 
 from collections.abc import Iterable, Mapping
 
@@ -26,8 +26,10 @@ def _told(mean: Points) -> str:
     return f"training loss {first:.2f} to {last:.2f} over {len(mean)} epochs"
 
 
-PLOT = Plot(
-    "curves-figure",
-    "SimCLR's loss over epochs: training solid, validation dashed (fixed views, eval mode).",
-    *("epoch", "NT-Xent, nats", "Loss over epochs", "mean", _told),
-)
+def plot(loss: str) -> Plot:
+    """Return how the losses of runs are drawn; loss: which they are, as simclr.loss names them."""
+    return Plot(
+        "curves-figure",
+        f"SimCLR's loss over epochs ({loss}): training solid, validation dashed (fixed views, eval mode).",
+        *("epoch", f"loss, {loss}", "Loss over epochs", "mean", _told),
+    )

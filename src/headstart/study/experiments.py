@@ -19,11 +19,15 @@ WORKSPACE = "workspace"  # what DVC calls it
 _NO_PROTOCOL = (
     *("projector", "seed", "data.standardize", "autoencoder", "diagnostics", "simclr.monitor_epochs"),
     *("data.skip_unreadable", "block.path", "block.archives"),
-    "simclr.learning_rate",  # a column of its own
+    # columns of their own
+    *("simclr.learning_rate", "simclr.head_learning_rate", "simclr.first_layer_learning_rate"),
     *("probe.few_labels", "probe.few_shares", "probe.few_draws", "probe.layers", "probe.finetune_epochs"),
 )
 # Knobs that came later, at the value that all earlier runs had: they make no other protocol
-_LATER = {"simclr.forward": "together", "simclr.keep": "best", "probe.plateau": "epoch", "data.pretrain_on": "train"}
+_LATER = {
+    **{"simclr.forward": "together", "simclr.keep": "best", "simclr.loss": "nt_xent"},
+    **{"probe.plateau": "epoch", "data.pretrain_on": "train"},
+}
 _PROTOCOL_STAGES = ("prepare", "train_simclr", "fit_probe")
 
 
@@ -90,12 +94,22 @@ def row_of(tree: Tree, dataset: str, metrics: Mapping[str, float], facts: Mappin
         "autoencoder_dataset": "" if seen == SAME else seen,
         "backbone": params["backbone"]["arch"],
         "optimizer": params["simclr"]["optimizer"],
+        "loss": params["simclr"].get("loss"),
+        **_rates(params["simclr"]),
         "precision": facts["precision"],
         "protocol": settings.digest(protocol)[:8],
         "settings": json.dumps(protocol, sort_keys=True),
         "run": run,
         **_transferred(metrics, params.get("probe", {}).get("datasets") or []),
     }
+
+
+def _rates(simclr: Mapping[str, Any]) -> Row:
+    """The rates of the projector and of its first layer, as multiples of the backbone's."""
+    rate = float(simclr["learning_rate"])
+    head = float(simclr.get("head_learning_rate") or rate)
+    first = float(simclr.get("first_layer_learning_rate") or head)
+    return {"head_rate": round(head / rate, 6), "first_layer_rate": round(first / rate, 6)}
 
 
 def _of_dataset(metrics: Mapping[str, float], dataset: str) -> Iterator[tuple[str, float]]:

@@ -210,9 +210,15 @@ def loss_and_accuracy(runs: pd.DataFrame) -> Figure | None:
     names = arm_names(runs)
     panels = tuple(_loss_panel(str(name), part, names) for name, part in finite.groupby("group"))
     caption = (
-        f"Final training NT-Xent (nats) against test accuracy (percent); open marks: failed runs. {stands_on(finite)}"
+        f"Final training loss ({losses_named(finite)}) against test accuracy (percent); open marks: failed runs. "
+        f"{stands_on(finite)}"
     )
     return Figure("loss-figure", caption, panels, svg.legend(names))
+
+
+def losses_named(runs: pd.DataFrame) -> str:
+    """Return what the runs minimised, as simclr.loss names it."""
+    return ", ".join(dict.fromkeys(runs["loss"]))
 
 
 def _loss_panel(name: str, part: pd.DataFrame, names: Sequence[str]) -> Markup:

@@ -11,8 +11,9 @@ from statistics import mean
 from typing import Any
 
 SHARE = "fraction"
-LOSS = "nats"
+LOSS = "nats"  # of NT-Xent and DCL, none of VICReg
 SIZE = "size"  # a number that is not negative: an error, a ratio, a strength
+SIGNED = "number"  # of any sign
 COUNT = "count"
 LEVEL = "dB"
 
@@ -67,6 +68,11 @@ def _of_output(metric: Metric) -> Metric:
     return replace(metric, **names, title=f"{metric.title}, projector's output", watched=False)
 
 
+def _trained(name: str) -> tuple[str, str]:
+    """Column and place of what mechanism.summarised found."""
+    return name, f"training.{name}"
+
+
 TOP1 = "top1"
 # What a backbone may be chosen and compared by -> its column of rows
 SCORES = {
@@ -112,7 +118,7 @@ METRICS = (
     _FEW5,
     _KNN20,
     _ECE,
-    Metric("val_loss", "val NT-Xent", LOSS, "val_loss", "simclr.val_loss", watched=True, better=LESS),
+    Metric("val_loss", "validation loss", LOSS, "val_loss", "simclr.val_loss", watched=True, better=LESS),
     Metric(
         *("autoencoder_test_mse", "autoencoder test MSE", SIZE),
         *("autoencoder_test_mse", "simclr.autoencoder.test_mse"),
@@ -138,7 +144,7 @@ METRICS = (
     _probe("val_top1", "validation top-1", column="probe_val_top1"),
     _probe("strength", "regularisation", SIZE),
     Metric("num_test", "test images", COUNT, "probe_num_test", "probe.num_test"),
-    Metric("train_loss", "train NT-Xent", LOSS, "train_loss", "simclr.train_loss"),
+    Metric("train_loss", "training loss", LOSS, "train_loss", "simclr.train_loss"),
     Metric("best_epoch", "best epoch", COUNT, at="simclr.best_epoch"),
     Metric(
         *("autoencoder_test_psnr", "autoencoder test PSNR", LEVEL),
@@ -151,6 +157,12 @@ METRICS = (
     Metric("autoencoder_num_parameters", "autoencoder parameters", COUNT, at="simclr.autoencoder.num_parameters"),
     Metric("early_gradient_ratio", "early gradient ratio", SIZE, "early_gradient_ratio", "early.early_gradient_ratio"),
     Metric("early_saturated", "early saturation", SHARE, "early_saturated", "early.early_saturated"),
+    Metric("late_rank_backbone", "effective rank of features at the end", SIZE, *_trained("late_rank_backbone")),
+    Metric("late_rank_hidden", "effective rank of the hidden layer at the end", SIZE, *_trained("late_rank_hidden")),
+    Metric("late_rank_output", "effective rank of the output at the end", SIZE, *_trained("late_rank_output")),
+    Metric("late_drift", "drift of the head's first layer", SIZE, *_trained("late_drift")),
+    Metric("late_cosine", "cosine of the head's first layer with its start", SIGNED, *_trained("late_cosine")),
+    Metric("gradient_share", "the backbone's share of the gradient", SHARE, *_trained("gradient_share")),
     Metric("top1_on_*_untrained", "untrained, on *", at="transfer.*.untrained.top1"),
     Metric("top1_on_*", "top-1 on *", at="transfer.*.trained.top1"),
     Metric("knn20_on_*", "20 nearest neighbours on *", at="transfer.*.trained.knn20"),
@@ -196,7 +208,8 @@ def gather(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, fl
     """Return metric -> {dataset: value}, with the "mean" over several datasets first: the shape that DVC reads best.
 
     summaries: dataset -> {"simclr": summary.json, "probe": summary.json, "transfer": {other dataset: summary.json},
-    "early": what gradients.early found}, the last two if any. A metric appears for the datasets that have it.
+    "early": what gradients.early found, "training": what mechanism.summarised found}, the last three if any. A metric
+    appears for the datasets that have it.
     """
     table: dict[str, dict[str, float]] = {}
     for dataset, summary in summaries.items():

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 # what rows of any source tell of a protocol, where they do not hold its settings
-_COLUMNS = ("image_size", "batch_size", "epochs", "backbone", "optimizer", "precision", "transfer_datasets")
+_COLUMNS = ("image_size", "batch_size", "epochs", "backbone", "loss", "optimizer", "precision", "transfer_datasets")
 
 
 def groups(runs: pd.DataFrame) -> pd.Series:

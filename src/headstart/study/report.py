@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.settings import SAME
-from headstart.study import classes, curves, gradients, sections
+from headstart.study import classes, curves, gradients, mechanism, sections
 from headstart.study.metrics import BASELINES, LABEL_FREE, TOP1, find, gather
 from headstart.study.page import Block, Page, Picture, Points, Text, table
 from headstart.study.reconstruction import poor_autoencoder
@@ -79,35 +79,46 @@ def page(
     losses: Mapping[str, Sequence[Mapping[str, str]]],
     pictures: Sequence[Picture],
     flows: Sequence[Mapping[str, str]] = (),
+    trainings: Sequence[Mapping[str, str]] = (),
     judged: Mapping[str, Judged] | None = None,
     made: Mapping[str, str] | None = None,
 ) -> Page:
     """Return the page of a single run: what there is, and that one run decides nothing.
 
-    losses: dataset -> rows of epoch, train_loss, val_loss. flows: rows as gradients.flow_rows makes them, if steps were
-    measured. judged: dataset -> what the probe found by class and by confidence. made: by what the page was made; it
-    holds no time of day and no name of a machine.
+    losses: dataset -> rows of epoch, train_loss, val_loss. flows, trainings: rows as gradients.flow_rows and
+    mechanism.training_rows make them, if steps were measured. judged: dataset -> what the probe found by class and by
+    confidence. made: by what the page was made; it holds no time of day and no name of a machine.
     """
     arm, seed = settings["projector"], settings["seed"]
     lines = [line for name, rows in losses.items() for line in curves.curve("this run", name, name, arm, seed, rows)]
-    names = dict.fromkeys(row["dataset"] for row in flows)
-    found = [
-        line
-        for name in names
-        for line in gradients.flow("this run", name, name, arm, settings["activation"], seed, flows)
-    ]
+    names = dict.fromkeys(row["dataset"] for row in (*flows, *trainings))
+    asked = [("this run", name, name, arm, settings["activation"], seed) for name in names]
+    found = sections.Measured(
+        lines,
+        [line for own in asked for line in gradients.flow(*own, flows)],
+        {
+            column: [line for own in asked for line in mechanism.line(column, *own, trainings)]
+            for column in mechanism.PLOTS
+        },
+        _loss(summaries),
+    )
     blocks = {
         "result": _result(summaries),
         "classes": _classes(judged or {}, summaries),
         "transfer": _transfer(summaries),
         "verdicts": (Text(sections.nothing_to_compare(1, 1)),),
-        **sections.measured(lines, found, [arm], files=True),
+        **sections.measured(found, [arm], files=True),
         **sections.pictured(pictures, {"reconstruction": NO_AUTOENCODER}),
         "cost": _cost(summaries),
         "made": _made(made or {}),
     }
     lead = f"Projector: {arm}. Seed {seed}, recipe {settings['recipe']}. {_lead(summaries)}"
     return sections.build("Headstart: result of this run", lead, blocks)
+
+
+def _loss(summaries: Summaries) -> str:
+    """What was minimised, as simclr.loss names it; summaries of before name none."""
+    return str(next(iter(summaries.values()))["simclr"].get("loss", "nt_xent"))
 
 
 def _lead(summaries: Summaries) -> str:
@@ -232,7 +243,8 @@ def _training(summaries: Summaries, values: Mapping[str, Any]) -> Block:
         for name in names
         if dataset in values.get(name, {})
     ]
-    caption = "Losses (nats) and errors (mean squared, of pixels) behind the result. 1 run, 1 seed."
+    loss = _loss(summaries)
+    caption = f"Losses ({loss}) and errors (mean squared, of pixels) behind the result. 1 run, 1 seed."
     return table("training-table", caption, records, {"value"})
 
 

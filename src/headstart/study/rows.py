@@ -105,6 +105,9 @@ COLUMNS = {
     "projector_norm": Column(_text, default="none"),
     "backbone": Column(_text),
     "optimizer": Column(_text, default="sgd"),
+    "loss": Column(_text, default="nt_xent"),
+    "head_rate": Column(_number, _SIZE, default=1.0),  # of the projector, as a multiple of the backbone's
+    "first_layer_rate": Column(_number, _SIZE, default=1.0),  # of the projector's first layer, in the same way
     "autoencoder_arch": Column(_text),
     "autoencoder_dataset": Column(_text),  # whose images the autoencoder has seen, where not the run's own dataset
     "transfer_datasets": Column(_text),  # others that the same backbone was judged on
@@ -118,7 +121,8 @@ _LOSSES = ("train_loss", "val_loss")
 # Runs are compared that are equal in MATCHED; init, freezing and autoencoder tell them apart.
 MATCHED = [name for name, column in COLUMNS.items() if column.needed and not name.startswith("projector_init")]
 MATCHED = [name for name in MATCHED if name != "projector_frozen"] + ["protocol"]
-MATCHED += ["learning_rate", "projector_kind", "projector_num_layers", "projector_position", "projector_norm"]
+MATCHED += ["learning_rate", "head_rate", "first_layer_rate"]
+MATCHED += ["projector_kind", "projector_num_layers", "projector_position", "projector_norm"]
 RUN_KEY = [*MATCHED, "projector_init", "projector_frozen", "autoencoder"]
 
 

@@ -1,9 +1,9 @@
 """What the page on one run and the page on many share: the order of sections, and those that both can have."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from headstart.study import curves, gradients, svg
+from headstart.study import curves, gradients, mechanism, svg
 from headstart.study.lines import Line, figure
 from headstart.study.page import Block, Figure, Page, Picture, Section, Text
 from headstart.study.writing import counted
@@ -28,6 +28,7 @@ SECTIONS = {
     "reconstruction": ("Reconstruction", "Reconstruction"),
     "curves": ("Training curves", "Curves"),
     "gradients": ("Gradient flow early in training", "Gradients"),
+    "mechanism": ("Ranks, drift and gradient while training", "Mechanism"),
     "views": ("Views", "Views"),
     "confusion": ("Confusion", "Confusion"),
     "cost": ("Cost", "Cost"),
@@ -44,7 +45,14 @@ PICTURES = {
     "confusion": ("confusion", "Confusion of the linear probe on the test split: true classes by row."),
 }
 # a figure that the report stage also leaves as a file, beside the page in Markdown
-FILES = {"curves": "plots/images/simclr_loss.svg", "gradients": "plots/images/gradient_flow.svg"}
+FILES = {
+    "curves-figure": "plots/images/simclr_loss.svg",
+    "gradients-figure": "plots/images/gradient_flow.svg",
+    "rank-figure": "plots/images/hidden_rank.svg",
+    "output-rank-figure": "plots/images/output_rank.svg",
+    "drift-figure": "plots/images/drift.svg",
+    "share-figure": "plots/images/gradient_share.svg",
+}
 
 
 def build(title: str, lead: str, blocks: Mapping[str, Sequence[Block]], claims: Sequence[Section] = ()) -> Page:
@@ -63,19 +71,36 @@ def nothing_to_compare(num_runs: int, num_seeds: int) -> str:
     return f"{counted(num_runs, 'run')}, {counted(num_seeds, 'seed')}: nothing to compare. Run {TO_COMPARE}."
 
 
-def measured(
-    losses: Sequence[Line], flows: Sequence[Line], arms: Sequence[str], files: bool = False
-) -> dict[str, tuple[Block, ...]]:
-    """Return the sections of curves and of gradients, each where there are any.
+@dataclass(frozen=True)
+class Measured:
+    """Lines of what was measured while runs trained: losses, gradient flow, and columns of mechanism.PLOTS.
+
+    loss: what the runs minimised, as simclr.loss names it.
+    """
+
+    losses: Sequence[Line] = ()
+    flows: Sequence[Line] = ()
+    trainings: Mapping[str, Sequence[Line]] = field(default_factory=dict)
+    loss: str = "loss"
+
+
+def measured(found: Measured, arms: Sequence[str], files: bool = False) -> dict[str, tuple[Block, ...]]:
+    """Return the sections of curves, of gradients and of the mechanism, each where there are any lines.
 
     arms: the names of all arms, in the order of their colours. files: the figures lie where FILES says, too.
     """
-    plots = {"curves": (curves.PLOT, losses), "gradients": (gradients.PLOT, flows)}
-    return {
-        name: (replace(figure(plot, lines, arms), path=FILES[name] if files else ""),)
-        for name, (plot, lines) in plots.items()
-        if lines
+    plots = {
+        "curves": [(curves.plot(found.loss), found.losses)],
+        "gradients": [(gradients.PLOT, found.flows)],
+        "mechanism": [(plot, found.trainings.get(column, ())) for column, plot in mechanism.PLOTS.items()],
     }
+    drawn = {
+        name: tuple(
+            replace(figure(plot, lines, arms), path=FILES[plot.name] if files else "") for plot, lines in own if lines
+        )
+        for name, own in plots.items()
+    }
+    return {name: figures for name, figures in drawn.items() if figures}
 
 
 def pictured(pictures: Sequence[Picture], nothing: Mapping[str, str]) -> dict[str, tuple[Block, ...]]:

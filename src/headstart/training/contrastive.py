@@ -1,4 +1,4 @@
-"""SimCLR: backbone and projector trained with NT-Xent on pairs of views."""
+"""SimCLR: backbone and projector trained with one of LOSSES on pairs of views."""
 
 import contextlib
 import math
@@ -20,13 +20,13 @@ from headstart.randomness import generator
 from headstart.replay import Replayed, rated, restore_optimizer
 from headstart.training.diagnostics import Observer
 from headstart.training.distributed import ALONE, Group, SharedCheckpoint
-from headstart.training.losses import nt_xent
+from headstart.training.losses import LOSSES
 from headstart.training.optimizers import OPTIMIZERS, build_optimizer
 from headstart.training.resume import Checkpoint, NoCheckpoint
 from headstart.training.schedules import SCHEDULES, learning_rate
 
 STUCK_EPOCHS = 5  # whole epochs after warm-up at the loss of a collapsed head before the run is given up
-STUCK_MARGIN = 1e-3  # nats from log(2B - 1)
+STUCK_MARGIN = 1e-3  # from that loss
 LESS = "lower simclr.learning_rate or raise simclr.warmup_epochs"
 
 
@@ -34,12 +34,15 @@ LESS = "lower simclr.learning_rate or raise simclr.warmup_epochs"
 class SimCLR:
     """The contrastive recipe.
 
-    temperature: of NT-Xent; learning_rate: at 256 images a batch, scaled by batch size / 256 (Goyal et al. 2017);
+    loss: one of LOSSES; temperature: of nt_xent and dcl, vicreg has none;
+    learning_rate: at 256 images a batch, scaled by batch size / 256 (Goyal et al. 2017);
     schedule: one of SCHEDULES, down to final_lr times the peak; precision: `auto` is bf16 where the hardware has it;
     num_processes: that share each batch; sync_batchnorm: statistics over the batch, not over each process's share;
     optimizer: one of OPTIMIZERS; monitor_epochs: epochs from one look of the monitor to the next, 0: none;
     forward: both views of a batch go through the backbone `together`, or `apart`: batch norm then sees one view at a
     time, and updates its statistics twice a step; keep: the weights of the `best` validation loss, or the `last`.
+    head_learning_rate: of the projector, None: the backbone's; first_layer_learning_rate: of the projector's first
+    layer, None: the rest of the projector's. Both are given and scheduled as learning_rate is.
     """
 
     epochs: Annotated[int, Range(1)]
@@ -57,6 +60,19 @@ class SimCLR:
     monitor_epochs: Annotated[int, Range(0)] = 0
     forward: Literal["together", "apart"] = "together"
     keep: Literal["best", "last"] = "best"
+    loss: Annotated[str, OneOf(LOSSES)] = "nt_xent"
+    head_learning_rate: Annotated[float | None, Range(0, open_low=True)] = None
+    first_layer_learning_rate: Annotated[float | None, Range(0, open_low=True)] = None
+
+    def rates(self) -> tuple[float, float]:
+        """Return the rates of the projector and of its first layer, as multiples of the backbone's."""
+        head = self.learning_rate if self.head_learning_rate is None else self.head_learning_rate
+        first = head if self.first_layer_learning_rate is None else self.first_layer_learning_rate
+        return head / self.learning_rate, first / self.learning_rate
+
+    def loss_of(self, z_ND: Tensor, group: Group = ALONE) -> Tensor:
+        """Return the loss of projections (2B, D), rows i and i + B of an image; of a `group`, that of all processes."""
+        return LOSSES[self.loss].function(z_ND, self.temperature, group=group)
 
 
 @dataclass(frozen=True)
@@ -150,7 +166,7 @@ def train_simclr(
     on_epoch: Callable[[Epoch], None] = lambda row: None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> list[Epoch]:
-    """Train in place, keep the weights of the lowest validation NT-Xent or the last, and return the curve.
+    """Train in place, keep the weights of the lowest validation loss or the last, and return the curve.
 
     The modules lie on the device of the images. Step k draws from generator(seed, "step", k) and epoch e's order from
     generator(seed, "order", e), so a run resumed from `checkpoint` ends with the same bits as an unbroken one.
@@ -159,7 +175,7 @@ def train_simclr(
     steps and `monitor` judges the backbone every `monitor_epochs` epochs, both on rank 0 alone; neither changes a
     weight, and an interrupted run ends with the observer's rows of an unbroken one. Raises UserError
     where the batch is larger than the train split or not divisible by the processes, the loss is not finite, or it
-    stays at log(2B - 1): collapse.
+    stays at that of a collapsed head.
     """
     steps = _steps_per_epoch(len(train.split.labels), batch_size, group)
     checkpoint = SharedCheckpoint(checkpoint or NoCheckpoint(), group)
@@ -213,7 +229,7 @@ def training_step(
     optimizer.zero_grad(set_to_none=True)
     with _autocast(x_BCHW.device, recipe):
         z_ND = model(x_BCHW)
-    loss = nt_xent(z_ND, recipe.temperature, group=group)
+    loss = recipe.loss_of(z_ND, group)
     # DistributedDataParallel averages gradients, of which each process has its part of a sum
     (loss if group.size == 1 else loss * group.size).backward()
     with rated(optimizer, rate):
@@ -231,7 +247,7 @@ def validation_loss(
     group: Group = ALONE,
     batch_loss: Callable[..., Tensor] | None = None,
 ) -> float:
-    """Return the mean NT-Xent over the validation split's batches of views, in eval mode; the views never change.
+    """Return the mean loss over the validation split's batches of views, in eval mode; the views never change.
 
     Batches have the training size or, where the split is smaller, the split's; a last partial batch is dropped, since
     the loss depends on the number of negatives. In a `group` each process does whole batches, with rank 0's statistics.
@@ -251,7 +267,7 @@ def validation_loss(
 
 
 def validating(model: nn.Module, val: Batches, recipe: SimCLR, calls: int) -> Replayed:
-    """Return (*what Batches.draw returned) -> NT-Xent of a batch without gradients; calls: how many there will be."""
+    """Return (*what Batches.draw returned) -> loss of a batch without gradients; calls: how many there will be."""
     device = val.split.images.device
 
     @torch.no_grad()
@@ -259,7 +275,7 @@ def validating(model: nn.Module, val: Batches, recipe: SimCLR, calls: int) -> Re
         x_BCHW = val.views_of(*batch, dtype=_dtype(recipe, device))
         with _autocast(device, recipe):
             z_ND = model(x_BCHW)
-        return nt_xent(z_ND, recipe.temperature)
+        return recipe.loss_of(z_ND)
 
     return Replayed(batch_loss, device, name="validation", calls=calls)
 
@@ -284,6 +300,24 @@ def stepping(
 
     calls = calls if group.size == 1 else 0
     return Replayed(step, device, name="SimCLR's step", calls=calls, changes=(model, optimizer))
+
+
+def rates_apart(projector: nn.Module, recipe: SimCLR) -> list[tuple[list[nn.Parameter], float]]:
+    """Return the projector's trainable parameters by rate, as build_optimizer takes them: its first layer, the others.
+
+    Raises UserError where a rate is given for what has none.
+    """
+    layers = [layer for layer in projector.modules() if next(layer.parameters(recurse=False), None) is not None]
+    first = [each for layer in layers[:1] for each in layer.parameters(recurse=False) if each.requires_grad]
+    others = [each for layer in layers[1:] for each in layer.parameters(recurse=False) if each.requires_grad]
+    asked = {"head_learning_rate": first + others, "first_layer_learning_rate": first}
+    for key, parameters in asked.items():
+        if getattr(recipe, key) is not None and not parameters:
+            what = "the projector has" if key.startswith("head") else "the projector's first layer has"
+            told = f"params.yaml: simclr.{key}: {getattr(recipe, key)} must be null: {what} nothing that is trained"
+            raise UserError(f"{told}; see projector.freeze")
+    head_rate, first_rate = recipe.rates()
+    return [(others, head_rate), (first, first_rate)]
 
 
 def _steps_per_epoch(num_train: int, batch_size: int, group: Group) -> int:
@@ -312,7 +346,8 @@ class _Run:
     ):
         self.model = model.to(memory_format=torch.channels_last).train()
         self.recipe, self.batch_size, self.observer = recipe, batch_size, observer
-        self.optimizer = build_optimizer(recipe.optimizer, model, recipe.momentum, recipe.weight_decay)
+        apart = rates_apart(model[1], recipe)
+        self.optimizer = build_optimizer(recipe.optimizer, model, recipe.momentum, recipe.weight_decay, apart)
         self.rate_at = partial(
             learning_rate,
             peak=recipe.learning_rate * batch_size / 256,
@@ -322,6 +357,8 @@ class _Run:
             warmup_epochs=recipe.warmup_epochs,
             final=recipe.final_lr,
         )
+        if observer:
+            observer.begin(model[1])
         self.step = 0
         self.losses = torch.zeros(steps, device=next(model.parameters()).device)  # of this epoch
         self.history: list[Epoch] = []
@@ -382,12 +419,14 @@ class _Run:
         where = self._where(self.step - 1)
         if not math.isfinite(row.val_loss):
             raise UserError(f"SimCLR validation loss is not finite {where}: {LESS}")
-        collapsed = math.log(2 * self.batch_size - 1)
+        loss = LOSSES[self.recipe.loss]
+        collapsed = loss.collapsed(self.batch_size)
         recent = [row for row in self.history if row.epoch > self.recipe.warmup_epochs][-STUCK_EPOCHS:]
         if len(recent) == STUCK_EPOCHS and all(abs(row.train_loss - collapsed) < STUCK_MARGIN for row in recent):
+            temperature = "" if self.recipe.loss == "vicreg" else " or simclr.temperature"
             raise UserError(
-                f"SimCLR loss is stuck at log(2B-1) = {collapsed:.4f} {where}: the head has collapsed; "
-                "lower simclr.learning_rate or simclr.temperature, raise simclr.warmup_epochs, or try another "
+                f"SimCLR loss is stuck at {loss.formula} = {collapsed:.4f} {where}: the head has collapsed; "
+                f"lower simclr.learning_rate{temperature}, raise simclr.warmup_epochs, or try another "
                 "projector.activation"
             )
 

@@ -66,19 +66,38 @@ def activation(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> dict[str, T
 
 
 def layer_groups(backbone: nn.Module, projector: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Return group -> its trainable parameters: `backbone_layer1` (a child of the backbone), `projector_1` (a Linear).
+    """Return group -> its trainable parameters: `backbone_layer1` (a child of the backbone), `projector_1` (a layer).
 
-    Linear layers are counted from 1, frozen ones too; a norm goes with the Linear before it.
+    Layers that have a matrix are counted from 1, frozen ones too; a norm goes with the layer before it.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
         groups.setdefault(f"backbone_{name.partition('.')[0]}", []).append(parameter)
     number = 0
     for layer in projector.modules():
-        number += isinstance(layer, nn.Linear)
+        number += matrix(layer) is not None
         groups.setdefault(f"projector_{number}", []).extend(layer.parameters(recurse=False))
     trainable = {name: [each for each in group if each.requires_grad] for name, group in groups.items()}
     return {name: group for name, group in trainable.items() if group}
+
+
+def matrix(layer: nn.Module) -> Tensor | None:
+    """Return the layer's own first parameter of two dimensions, a Linear's weight; None where it has none."""
+    return next((own.detach() for own in layer.parameters(recurse=False) if own.ndim == 2), None)
+
+
+def matrices(projector: nn.Module) -> dict[str, Tensor]:
+    """Return `projector_1`, .. -> the matrix of that layer, frozen ones too."""
+    found = [own for layer in projector.modules() if (own := matrix(layer)) is not None]
+    return {f"projector_{number}": own for number, own in enumerate(found, 1)}
+
+
+def drift(weight: Tensor, start: Tensor) -> dict[str, Tensor]:
+    """Return how far a matrix is from its start: |W - W0| / |W0| (Frobenius), and the cosine of the two as vectors."""
+    weight, start = weight.double(), start.double()
+    norm = torch.linalg.vector_norm(start)
+    cosine = (weight * start).sum() / (torch.linalg.vector_norm(weight) * norm)
+    return {"drift": torch.linalg.vector_norm(weight - start) / norm, "cosine": cosine}
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
@@ -94,14 +113,21 @@ class Observer:
     """Measures some steps of a training and keeps a row of each; what it holds stays on the device until asked for.
 
     A row has `step`, from 0, the measures of geometry for backbone, hidden layers and output, those of `activation` per
-    hidden layer, gradient norms per layer group, at the backbone's features and at the loss's input, and the ratio of
-    these two. Weights are those before the step. Of a group of processes the first observes its own share of a batch.
+    hidden layer, gradient norms per layer group, at the backbone's features and at the loss's input, the ratio of
+    these two, the backbone's share of the squared norm of all trained parameters' gradient, and of each of the head's
+    layers the `drift` since `begin`. Weights are those before the step. Of a group of processes the first observes its
+    own share of a batch.
     """
 
     settings: Diagnostics
     steps: list[int] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    start: dict[str, Tensor] = field(default_factory=dict)
+
+    def begin(self, projector: nn.Module) -> None:
+        """Remember the head's initial weights; a resumed run calls it before it restores what it had reached."""
+        self.start = {name: weight.clone() for name, weight in matrices(projector).items()}
 
     @contextmanager
     def watching(self, step: int, backbone: nn.Module, projector: nn.Module, scale: int = 1) -> Iterator[bool]:
@@ -112,18 +138,30 @@ class Observer:
         if not self.settings.due(step):
             yield False
             return
+        now = matrices(projector)
+        before = {
+            f"{name}_{key}": value
+            for name, start in self.start.items()
+            for key, value in drift(now[name], start).items()
+        }
         with _captured(projector) as (layers, pairs, gradients):
             yield True
         row = {f"{name}_{key}": value for name, z_ND in layers.items() for key, value in geometry(z_ND).items()}
         for name, (layer, inputs, outputs) in pairs.items():
             row |= {f"{name}_{key}": value for key, value in activation(layer, inputs, outputs).items()}
-        groups = layer_groups(backbone, projector)
-        row |= {f"gradient_{name}": gradient_norm(group) for name, group in groups.items()}
+        row |= self._gradients(layer_groups(backbone, projector)) | before
         at_features, at_loss = (gradients[name].float().norm() / scale for name in ("backbone", "output"))
         row |= {"gradient_features": at_features, "gradient_loss": at_loss, "gradient_ratio": at_features / at_loss}
         self.steps.append(step)
         self.columns = list(row)
         self.values.append(torch.stack([value.double() for value in row.values()]))
+
+    @staticmethod
+    def _gradients(groups: dict[str, list[nn.Parameter]]) -> dict[str, Tensor]:
+        norms = {f"gradient_{name}": gradient_norm(group) for name, group in groups.items()}
+        of_backbone = [norm for name, norm in norms.items() if name.startswith("gradient_backbone_")]
+        squares = (torch.stack(each).square().sum() for each in (of_backbone, list(norms.values())))
+        return norms | {"gradient_share_backbone": torch.divide(*squares)}
 
     def rows(self, begin: int = 0) -> list[dict[str, float]]:
         """Return the rows from number `begin` on, six digits of each value."""

@@ -1,6 +1,6 @@
 """The optimisers of SimCLR; the learning rate of each step comes from outside: see replay.rated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,46 +8,63 @@ from torch import Tensor, nn
 
 from headstart.replay import on_cuda
 
-Build = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
+# Parameters in groups, {"params": ..}, and {"scale": ..} where their rate is that many times the scheduled one
+Groups = list[dict[str, Any]]
+Build = Callable[[Groups, float, float], torch.optim.Optimizer]
 
 TRUST = 0.001  # LARS' trust coefficient (You et al. 2017, section 5; SimCLR's code)
 
 
-def _sgd(parameters: list[nn.Parameter], momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+def _sgd(groups: Groups, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
     """SGD with momentum, as the paper trains; decay on all parameters."""
-    return torch.optim.SGD(parameters, lr=1.0, momentum=momentum, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(groups, lr=1.0, momentum=momentum, weight_decay=weight_decay, fused=True)
 
 
-def _adamw(parameters: list[nn.Parameter], momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+def _adamw(groups: Groups, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019): momentum is beta 1, beta 2 is 0.999; decoupled decay on all parameters."""
     return torch.optim.AdamW(
-        parameters,
+        groups,
         lr=1.0,
         betas=(momentum, 0.999),
         weight_decay=weight_decay,
         fused=True,
-        capturable=on_cuda(parameters),
+        capturable=any(on_cuda(group["params"]) for group in groups),
     )
 
 
-def _lars(parameters: list[nn.Parameter], momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+def _lars(groups: Groups, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
     """LARS, biases and norms left to plain SGD without decay, as SimCLR does (Chen et al. 2020, appendix B.7)."""
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay, "trust": TRUST},
-        {"params": vectors, "weight_decay": 0.0, "trust": None},
-    ]
-    return LARS([group for group in groups if group["params"]], momentum)
+    split: Groups = []
+    for group in groups:
+        matrices = [parameter for parameter in group["params"] if parameter.ndim > 1]
+        vectors = [parameter for parameter in group["params"] if parameter.ndim <= 1]
+        split.append(group | {"params": matrices, "weight_decay": weight_decay, "trust": TRUST})
+        split.append(group | {"params": vectors, "weight_decay": 0.0, "trust": None})
+    return LARS([group for group in split if group["params"]], momentum)
 
 
 OPTIMIZERS: dict[str, Build] = {"sgd": _sgd, "lars": _lars, "adamw": _adamw}
 
 
-def build_optimizer(name: str, model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Return optimiser `name` (a key of OPTIMIZERS) of the model's trainable parameters, its learning rate still 1."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return OPTIMIZERS[name](trainable, momentum, weight_decay)
+def build_optimizer(
+    name: str,
+    model: nn.Module,
+    momentum: float,
+    weight_decay: float,
+    apart: Sequence[tuple[Sequence[nn.Parameter], float]] = (),
+) -> torch.optim.Optimizer:
+    """Return optimiser `name` (a key of OPTIMIZERS) of the model's trainable parameters, its learning rate still 1.
+
+    apart: parameters whose rate is another one, with the number of times that it is the scheduled one; see
+    replay.rated.
+    """
+    scales = {parameter: scale for parameters, scale in apart for parameter in parameters}
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(scales.get(parameter, 1.0), []).append(parameter)
+    rated = [{"params": own} | ({} if scale == 1 else {"scale": scale}) for scale, own in groups.items() if own]
+    return OPTIMIZERS[name](rated, momentum, weight_decay)
 
 
 class LARS(torch.optim.Optimizer):
