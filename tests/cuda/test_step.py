@@ -13,7 +13,7 @@ from headstart.models.projector import Projector, build_projector
 from headstart.training import contrastive, room
 from headstart.training.contrastive import Batches, Network, stepping, train_simclr, training_step
 from headstart.training.diagnostics import Diagnostics, Observer
-from headstart.training.losses import nt_xent
+from headstart.training.losses import LOSSES
 from headstart.training.optimizers import OPTIMIZERS, build_optimizer
 from tests.training.recipe import RECIPE
 from tests.training.test_contrastive import KilledError, Memory, equal, head, killed_at, small_network
@@ -132,15 +132,16 @@ def test_several_steps_in_float64_are_the_cpus(batches, device):
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("pairs", [5, 1280, 3000])
 @pytest.mark.parametrize(("dtype", "precision"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
-def test_loss_and_gradient_are_the_cpus(device, pairs, dtype, precision):
+def test_loss_and_gradient_are_the_cpus(device, name, pairs, dtype, precision):
     """All similarities at once, and by tiles."""
     z_ND = torch.randn(2 * pairs, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = []
     for where, kind in ((torch.device("cpu"), torch.float64), (device, dtype)):
         leaf = z_ND.to(where, kind, copy=True).requires_grad_()
-        loss = nt_xent(leaf, 0.5)
+        loss = LOSSES[name].function(leaf, 0.5)
         loss.backward()
         found.append((loss.item(), leaf.grad.cpu().double()))
     assert found[0][0] == pytest.approx(found[1][0], rel=precision)
