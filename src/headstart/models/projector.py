@@ -4,7 +4,7 @@ To add an initialisation: one function and one row of PROJECTOR_INITS; a kind of
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -380,6 +380,14 @@ def layer_outputs(projector: nn.Sequential, features: Tensor) -> dict[str, Tenso
         if is_activation(layer):
             outputs[f"hidden{len(outputs) + 1 if outputs else ''}"] = values
     return outputs | {"output": values}
+
+
+def numbered(projector: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+    """Yield each module of a head with the number of its layer, from 1: what is no Linear goes with the last Linear."""
+    number = 0
+    for module in projector.modules():
+        number += isinstance(module, nn.Linear)
+        yield number, module
 
 
 def is_activation(layer: nn.Module) -> bool:

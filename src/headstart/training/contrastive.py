@@ -15,6 +15,7 @@ from headstart.data.device_views import network_input
 from headstart.data.views import Draw, Views, draw
 from headstart.errors import UserError
 from headstart.knobs import OneOf, Range
+from headstart.models.projector import numbered
 from headstart.precision import use_bf16
 from headstart.randomness import generator
 from headstart.replay import Replayed, rated, restore_optimizer
@@ -307,9 +308,10 @@ def rates_apart(projector: nn.Module, recipe: SimCLR) -> list[tuple[list[nn.Para
 
     Raises UserError where a rate is given for what has none.
     """
-    layers = [layer for layer in projector.modules() if next(layer.parameters(recurse=False), None) is not None]
-    first = [each for layer in layers[:1] for each in layer.parameters(recurse=False) if each.requires_grad]
-    others = [each for layer in layers[1:] for each in layer.parameters(recurse=False) if each.requires_grad]
+    first, others = list[nn.Parameter](), list[nn.Parameter]()
+    for number, layer in numbered(projector):
+        own = first if number == 1 else others
+        own += [each for each in layer.parameters(recurse=False) if each.requires_grad]
     asked = {"head_learning_rate": first + others, "first_layer_learning_rate": first}
     for key, parameters in asked.items():
         if getattr(recipe, key) is not None and not parameters:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headstart.geometry import alignment, effective_rank, rankme, singular_values, uniformity
 from headstart.knobs import Range
-from headstart.models.projector import is_activation
+from headstart.models.projector import is_activation, numbered
 
 
 @dataclass(frozen=True)
@@ -68,28 +68,21 @@ def activation(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> dict[str, T
 def layer_groups(backbone: nn.Module, projector: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Return group -> its trainable parameters: `backbone_layer1` (a child of the backbone), `projector_1` (a layer).
 
-    Layers that have a matrix are counted from 1, frozen ones too; a norm goes with the layer before it.
+    Linear layers are counted from 1, frozen ones too; a norm or an RBF network goes with the Linear before it.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
         groups.setdefault(f"backbone_{name.partition('.')[0]}", []).append(parameter)
-    number = 0
-    for layer in projector.modules():
-        number += matrix(layer) is not None
+    for number, layer in numbered(projector):
         groups.setdefault(f"projector_{number}", []).extend(layer.parameters(recurse=False))
     trainable = {name: [each for each in group if each.requires_grad] for name, group in groups.items()}
     return {name: group for name, group in trainable.items() if group}
 
 
-def matrix(layer: nn.Module) -> Tensor | None:
-    """Return the layer's own first parameter of two dimensions, a Linear's weight; None where it has none."""
-    return next((own.detach() for own in layer.parameters(recurse=False) if own.ndim == 2), None)
-
-
 def matrices(projector: nn.Module) -> dict[str, Tensor]:
-    """Return `projector_1`, .. -> the matrix of that layer, frozen ones too."""
-    found = [own for layer in projector.modules() if (own := matrix(layer)) is not None]
-    return {f"projector_{number}": own for number, own in enumerate(found, 1)}
+    """Return `projector_1`, .. -> the weight of that Linear layer, frozen ones too."""
+    linear = {number: layer for number, layer in numbered(projector) if isinstance(layer, nn.Linear)}
+    return {f"projector_{number}": layer.weight.detach() for number, layer in linear.items()}
 
 
 def drift(weight: Tensor, start: Tensor) -> dict[str, Tensor]:
