@@ -56,8 +56,9 @@ def _measured(runs: pd.DataFrame) -> Measured:
     """What the commits of the runs hold of their training."""
     table = figures.labelled(runs)
     layers = table["projector_num_layers"].map(lambda number: f", {number} layers" if number != 2 else "")
+    rates = table["first_layer_rate"].map(lambda rate: "" if rate == 1 else f", first layer at {rate:g} of the rate")
     between = table["projector_activation"].where(table["projector_kind"] == "mlp", table["projector_kind"])
-    table = table.assign(head=between + layers)
+    table = table.assign(head=between + layers + rates)
 
     def those(*columns: str) -> Iterator[tuple[Any, ...]]:
         return zip(*(table[name] for name in columns), strict=True)
