@@ -141,6 +141,9 @@ def test_one_axis_changes_its_own_cells_alone(place):
 def test_cells_that_come_to_the_same_are_one(place):
     cells = cells_of(place, "fixed: {datasets: digits}\naxes:\n  projector.freeze: [auto, true, false]\n  seed: [0]")
     assert [cell.overrides["projector.freeze"] for cell in cells] == ["auto", False]
+    listed = "axes:\n  projector.freeze: [true, [1], false, [], [2], [1, 2], [2, 1]]\n  seed: [0]"
+    cells = cells_of(place, f"fixed: {{datasets: digits}}\n{listed}")
+    assert [cell.overrides["projector.freeze"] for cell in cells] == [True, False, [2], [1, 2]]
 
 
 def test_autoencoders_that_learn_from_other_things_are_others(place):

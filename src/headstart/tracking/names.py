@@ -12,10 +12,10 @@ DETAILS = "details/"  # before the names of numbers that few people compare: a s
 
 def run_name(datasets: Sequence[str], head: Projector, seed: int) -> str:
     """Return what a run is in a few words: "digits autoencoder frozen relu 128-64 seed 0"."""
-    if not head.num_layers:
-        return f"{', '.join(datasets)} no head seed {seed}"
     depth = f" {head.num_layers} layers" if head.num_layers != 2 else ""
     text = f"{head.init} {head.frozen_words} {head.between} {head.hidden_dim}-{head.out_dim}{depth}"
+    if head.num_layers < 2:
+        text = f"linear {head.frozen_words} {head.out_dim}" if head.num_layers else "no head"
     return f"{', '.join(datasets)} {text} seed {seed}"
 
 
