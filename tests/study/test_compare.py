@@ -145,7 +145,9 @@ def test_what_cannot_be_computed_is_one_line(grid, tmp_path, refused, capsys):
     assert begin.startswith("  to begin: dvc exp run")
     assert "C11: must be one of C1, C2" in refused(grid, "--rows", "rows.csv", "--claim", "C11")
     assert "--margin -1: must be above 0" in refused(grid, "--rows", "rows.csv", "--margin", "-1")
-    assert "--rows publishd: must be published, dvc, mlflow or a CSV file" in refused(grid, "--rows", "publishd")
+    assert "--rows publishd: must be published, published_rbf, dvc, mlflow or a CSV file" in refused(
+        grid, "--rows", "publishd"
+    )
     assert "no git repository with a commit" in refused(tmp_path)
 
 
