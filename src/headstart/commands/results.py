@@ -93,12 +93,15 @@ def _overview(lines: Sequence[overview.Line], printed: Sequence[pd.DataFrame]) -
     """All committed rows on one screen: each by its endpoint, and by the other scores that its grid's file names."""
     found = sorted(lines, key=lambda line: line.order)
     title = "Is it freezing, or content? The grids that froze a random layer, too"
-    write_text(OUT / "overview.svg", overview.drawing([line for line in found if line.splits_the_gain], title))
+    picture = []
+    if drawn := [line for line in found if line.splits_the_gain]:
+        write_text(OUT / "overview.svg", overview.drawing(drawn, title))
+        picture = ["![The paper's gain, freezing, content and noise of each grid, with intervals](overview.svg)"]
     parts = [
         "# Is it freezing, or content?",
         "Made by `make results` of the rows in `sweeps/results`; each grid's page has all its numbers.",
         overview.EXPLAINED,
-        "![The paper's gain, freezing, content and noise of each grid, with intervals](overview.svg)",
+        *picture,
         overview.markdown(found),
         "In bold: the endpoint, the score that a grid names beforehand. First stand the grids that tell freezing "
         "from content; of these first those that can tell, last those that cannot: there SimCLR does not clearly beat "
