@@ -76,6 +76,14 @@ def test_a_monotone_function_of_the_accuracy_ranks_perfectly_whatever_its_direct
     assert found["val_loss"].num_pairs == 5 * 12 * 11 / 2
 
 
+def test_losses_of_other_kinds_are_not_ranked_beside_nt_xent():
+    table = runs_of()
+    other = table.assign(loss="vicreg", projector_hidden_dim=table["projector_hidden_dim"] + 100, val_loss=20.0)
+    found = by_column(selection.ranked(selection.pooled([table, other])))
+    assert (found["val_loss"].num_runs, found["probe_rankme"].num_runs) == (60, 120)
+    assert found["val_loss"].rho == pytest.approx(1) and found["val_loss"].metric.title == "val NT-Xent"
+
+
 def test_a_random_score_covers_chance_and_a_constant_one_says_nothing():
     random = np.random.default_rng(3)
     table = runs_of(probe_lidar=lambda accuracy: random.random(), probe_alignment=lambda accuracy: 0.5)

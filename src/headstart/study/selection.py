@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from headstart.study.writing import counted
 LEAST_RUNS = 20  # of a dataset; fewer rank nothing
 LEAST_SEEDS, LEAST_SETTINGS = 3, 4  # an interval stands on as many, or is none
 VAL_TOP1 = Metric("val_top1", "val top-1", column="probe_val_top1", better=MORE)  # what labels could do
+NT_XENT = replace(LABEL_FREE["val_loss"], title="val NT-Xent")
 SETTING = [name for name in RUN_KEY if name != "seed"]
 _OUTPUT, _WITHOUT = "_output", Interval(math.nan, math.nan)
 
@@ -49,7 +50,7 @@ def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def has_scores(runs: pd.DataFrame) -> bool:
     """Return whether enough of the runs have a score without labels, beyond the loss that all runs have."""
-    return any(runs[column].notna().sum() >= LEAST_RUNS for column in LABEL_FREE if column != "val_loss")
+    return any(runs[column].notna().sum() >= LEAST_RUNS for column in LABEL_FREE if column != NT_XENT.column)
 
 
 def ranked(runs: pd.DataFrame) -> list[Ranked]:
@@ -57,7 +58,8 @@ def ranked(runs: pd.DataFrame) -> list[Ranked]:
 
     A score that fewer than LEAST_RUNS runs have is left out. Raises UserError where none is left.
     """
-    own = [metric for column, metric in LABEL_FREE.items() if _known(runs, column).sum() >= LEAST_RUNS]
+    free = LABEL_FREE | {NT_XENT.column: NT_XENT}
+    own = [metric for column, metric in free.items() if _known(runs, column).sum() >= LEAST_RUNS]
     if not own:
         raise UserError(
             f"{runs['dataset'].iloc[0]}: {counted(len(runs), 'run')} that did not fail, and {LEAST_RUNS} with a score "
@@ -68,7 +70,9 @@ def ranked(runs: pd.DataFrame) -> list[Ranked]:
 
 
 def _known(runs: pd.DataFrame, column: str) -> pd.Series:
-    return runs[column].abs() < math.inf
+    """Which runs have the score; values of different losses rank nothing, so that of them NT-Xent alone counts."""
+    known = runs[column].abs() < math.inf
+    return known & (runs["loss"] == "nt_xent") if column == NT_XENT.column else known
 
 
 def _ranked(runs: pd.DataFrame, metric: Metric) -> Ranked:
