@@ -188,7 +188,8 @@ def test_a_page_and_a_figure_are_made_where_rows_have_the_scores(monkeypatch, tm
     assert "docs/results/label_free.md: not made. Fewer than 20 runs have scores without labels: digits by few5" in said
     assert not Path("docs").exists()
     few, other = rows.judged_by(three_arms(), "few5"), ("x", "top1")
-    write_label_free({key: selection.pooled([few, few]), other: few[:9]})
+    lossy = rows.judged_by(three_arms(with_scores=False), "knn20")
+    write_label_free({key: selection.pooled([few, few, lossy]), other: few[:9], ("y", "knn20"): lossy})
     assert capsys.readouterr().out == "docs/results/label_free.md\n"
     page, drawing = (Path(f"docs/results/label_free.{kind}").read_text() for kind in ("md", "svg"))
     assert "## digits, by few5\n\n75 runs, 5 seeds, 15 settings. Of 3 scores without labels 2 rank" in page
@@ -198,7 +199,11 @@ def test_a_page_and_a_figure_are_made_where_rows_have_the_scores(monkeypatch, tm
     assert re.search(r"^\| LiDAR, projector's output \| more \| -1\.00 \[", page, re.MULTILINE)
     width = float(re.search(r'width="(\d+)"', drawing)[1])
     assert width <= 440, "text of 12 px is 10.6 px or more on a telephone 390 px wide"
-    assert page.endswith("\nFewer than 20 runs have scores without labels: x by top1.\n")
+    assert "\n\nFewer than 20 runs have scores without labels: x by top1, y by knn20.\n\nAll runs" in page
+    assert (
+        "| y by knn20 |" in page
+        and page.count("| 75 |") == 1 + len(re.findall(r"^\|.*\| 75 \|$", page, re.MULTILINE)) - 1
+    )
     assert "LiDAR, features +1.00 [1.00, 1.00]" in drawing and "prefers-color-scheme: dark" in drawing
 
 

@@ -51,8 +51,8 @@ def write_label_free(endpoints: Mapping[tuple[str, str], pd.DataFrame]) -> None:
     """Write the page on scores without labels, of (dataset, endpoint) with runs enough; none where there are none."""
     page = OUT / f"{LABEL_FREE}.md"
     found = {key: selection.ranked(runs) for key, runs in endpoints.items() if selection.has_scores(runs)}
-    lacking = [f"{dataset} by {endpoint}" for dataset, endpoint in endpoints if (dataset, endpoint) not in found]
-    few = f"Fewer than {selection.LEAST_RUNS} runs have scores without labels: {', '.join(lacking)}."
+    others = {f"{key[0]} by {key[1]}": runs for key, runs in endpoints.items() if key not in found}
+    few = f"Fewer than {selection.LEAST_RUNS} runs have scores without labels: {', '.join(others)}."
     if not found:
         say(f"{page}: not made. {few}")
         return
@@ -64,7 +64,11 @@ def write_label_free(endpoints: Mapping[tuple[str, str], pd.DataFrame]) -> None:
         write_text(OUT / figure, selection.drawing(scores, title))
         parts += [f"## {title}", selection.answer(scores, endpoint), f"![{title}: rho and picks]({figure})"]
         parts.append(selection.markdown(scores))
-    write_text(page, "\n\n".join([*parts, *([few] if lacking else [])]) + "\n")
+    if others:
+        parts += ["## Validation NT-Xent alone", few]
+        known = {name: row for name, runs in others.items() if (row := selection.by_loss_alone(runs))}
+        parts += ["All runs tell their validation loss:", selection.markdown_of_losses(known)] if known else []
+    write_text(page, "\n\n".join(parts) + "\n")
     say(str(page))
 
 

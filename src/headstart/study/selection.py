@@ -1,7 +1,7 @@
 """Does a score without labels pick the better backbone? Rank correlations with an accuracy, and pairs of runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,14 +50,21 @@ def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def has_scores(runs: pd.DataFrame) -> bool:
     """Return whether enough of the runs have a score without labels, beyond the loss that all runs have."""
-    return any(runs[column].notna().sum() >= LEAST_RUNS for column in LABEL_FREE if column != NT_XENT.column)
+    return len(_scored(runs)) >= LEAST_RUNS
+
+
+def _scored(runs: pd.DataFrame) -> pd.DataFrame:
+    columns = [column for column in LABEL_FREE if column != NT_XENT.column]
+    return runs[runs[columns].notna().any(axis=1)]
 
 
 def ranked(runs: pd.DataFrame) -> list[Ranked]:
     """Return how each score ranks the finished runs of one dataset, whose accuracy is SCORE, and what labels could do.
 
-    A score that fewer than LEAST_RUNS runs have is left out. Raises UserError where none is left.
+    A score that fewer than LEAST_RUNS runs have is left out, and so are runs without any but the loss, where enough
+    have others: all stand beside each other. Raises UserError where no score is left.
     """
+    runs = _scored(runs) if has_scores(runs) else runs
     free = LABEL_FREE | {NT_XENT.column: NT_XENT}
     own = [metric for column, metric in free.items() if _known(runs, column).sum() >= LEAST_RUNS]
     if not own:
@@ -127,6 +134,12 @@ def _shares(
     return np.divide(right, all_, out=np.full(len(seeds), math.nan), where=all_ > 0)
 
 
+def by_loss_alone(runs: pd.DataFrame) -> Ranked | None:
+    """Return how validation NT-Xent ranks the runs of one dataset; None where too few have it."""
+    known = runs[_known(runs, NT_XENT.column)]
+    return _ranked(known, NT_XENT) if len(known) >= LEAST_RUNS else None
+
+
 # ---- as text and drawing ---------------------------------------------------------------------------------------------
 
 EXPLAINED = (
@@ -153,6 +166,13 @@ def cells(found: Sequence[Ranked]) -> tuple[list[str], list[list[str]]]:
         for row in found
     ]
     return heads, lines
+
+
+def markdown_of_losses(found: Mapping[str, Ranked]) -> str:
+    """Return what `by_loss_alone` found, by dataset and endpoint, as a Markdown table."""
+    heads, lines = cells(list(found.values()))
+    records = [[name, *line[2:]] for name, line in zip(found, lines, strict=True)]
+    return writing.markdown(["runs of", *heads[2:]], records, numeric=heads[2:])
 
 
 def _points(row: Ranked) -> tuple[float, float, float]:
