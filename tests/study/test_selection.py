@@ -84,6 +84,19 @@ def test_losses_of_other_kinds_are_not_ranked_beside_nt_xent():
     assert found["val_loss"].rho == pytest.approx(1) and found["val_loss"].metric.title == "val NT-Xent"
 
 
+def test_of_a_run_in_two_tables_the_row_with_scores_counts():
+    table = runs_of()
+    older = table.assign(probe_rankme=math.nan)
+    for tables in ([older, table], [table, older]):
+        kept = selection.pooled(tables)
+        assert len(kept) == len(table) and kept["probe_rankme"].notna().all()
+
+
+def test_a_draw_without_any_run_says_nothing():
+    nothing = weighted_rank_correlations([1, 2, 3], [1, 3, 2], np.array([[0, 0, 0], [1, 1, 1]]))
+    assert math.isnan(nothing[0]) and nothing[1] == pytest.approx(0.5)
+
+
 def test_a_random_score_covers_chance_and_a_constant_one_says_nothing():
     random = np.random.default_rng(3)
     table = runs_of(probe_lidar=lambda accuracy: random.random(), probe_alignment=lambda accuracy: 0.5)

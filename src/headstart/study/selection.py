@@ -18,6 +18,7 @@ LEAST_RUNS = 20  # of a dataset; fewer rank nothing
 LEAST_SEEDS, LEAST_SETTINGS = 3, 4  # an interval stands on as many, or is none
 VAL_TOP1 = Metric("val_top1", "val top-1", column="probe_val_top1", better=MORE)  # what labels could do
 NT_XENT = replace(LABEL_FREE["val_loss"], title="val NT-Xent")
+_OTHERS = [column for column in LABEL_FREE if column != NT_XENT.column]
 SETTING = [name for name in RUN_KEY if name != "seed"]
 _OUTPUT, _WITHOUT = "_output", Interval(math.nan, math.nan)
 
@@ -43,9 +44,14 @@ class Ranked:
 
 
 def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the runs of several tables that `rows.judged_by` made by one endpoint, each once, without failed ones."""
+    """Return the runs of several tables that `rows.judged_by` made by one endpoint, each once, without failed ones.
+
+    Of a run that several tables have, the row with scores counts: older rows lack them.
+    """
     runs = pd.concat(tables, ignore_index=True)
-    return runs[~runs["failed"].astype(bool)].drop_duplicates(RUN_KEY, ignore_index=True)
+    runs = runs[~runs["failed"].astype(bool)]
+    scored = runs[_OTHERS].notna().any(axis=1)
+    return pd.concat([runs[scored], runs[~scored]]).drop_duplicates(RUN_KEY, ignore_index=True)
 
 
 def has_scores(runs: pd.DataFrame) -> bool:
@@ -54,8 +60,7 @@ def has_scores(runs: pd.DataFrame) -> bool:
 
 
 def _scored(runs: pd.DataFrame) -> pd.DataFrame:
-    columns = [column for column in LABEL_FREE if column != NT_XENT.column]
-    return runs[runs[columns].notna().any(axis=1)]
+    return runs[runs[_OTHERS].notna().any(axis=1)]
 
 
 def ranked(runs: pd.DataFrame) -> list[Ranked]:

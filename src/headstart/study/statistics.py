@@ -207,10 +207,10 @@ def crossed_weights(first: int, second: int, draws: int = CROSSED, seed: int = S
 def weighted_rank_correlations(x: ArrayLike, y: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """Return Spearman's correlations (draws,) of x and y (N,) where a point counts as often as weights (draws, N) say.
 
-    Equal values share their mean rank; NaN where x or y is constant among the points that count.
+    Equal values share their mean rank; NaN where x or y is constant among the points that count, or none counts.
     """
     ranks = [_weighted_ranks(np.asarray(part, dtype=np.float64), weights) for part in (x, y)]
-    total = weights.sum(1, keepdims=True)
+    total = weights.sum(1, keepdims=True).clip(min=1)
     centred = [rank - (weights * rank).sum(1, keepdims=True) / total for rank in ranks]
     spread = np.prod([(weights * part**2).sum(1) for part in centred], axis=0)
     product = (weights * centred[0] * centred[1]).sum(1)
