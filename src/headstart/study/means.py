@@ -1,5 +1,6 @@
 """What runs of equal settings have in common: means over seeds with their spread, as a table and a figure."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from headstart.study.rows import COLUMNS
 # Okabe and Ito's, colour-blind safe, grey in place of their yellow; as many marks as activations
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
 MARKS = "osD^vPX*"
+LABEL = 28  # characters of a line beside an axis
 
 
 def means(runs: pd.DataFrame, by: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
@@ -62,7 +64,7 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
     """Write the means as a PNG, a row of panels per score.
 
     Of `by` the last is the axis, the last but one tells lines apart, what is before them panels. Bars go from least to
-    greatest; a line joins the values of a number. A score that spans more than a decade has a logarithmic axis.
+    greatest; a line joins the values of a number. A score above 0 that spans more than a decade has a logarithmic axis.
     """
     from matplotlib.figure import Figure
 
@@ -87,14 +89,15 @@ def picture(path: Path, table: pd.DataFrame, by: Sequence[str], scores: Sequence
             axes.errorbar(x, own[score], spread, label=label, **style)
         axes.set_xticks(range(len(places)), words)
         axes.grid(alpha=0.3)
-        if table[f"{score}_least"].min() * 10 < table[f"{score}_greatest"].max() and not is_share(score):
+        least, greatest = table[f"{score}_least"].min(), table[f"{score}_greatest"].max()
+        if 0 < least * 10 < greatest and not is_share(score):
             axes.set_yscale("log")
         if i == 0:
             axes.set_title(column, fontsize=10)
         if i == len(scores) - 1:
             axes.set_xlabel(heading(axis))
         if j == 0:
-            axes.set_ylabel(heading(score))
+            axes.set_ylabel(textwrap.fill(heading(score), LABEL))
     figure.legend(title=heading(colour), fontsize=8, loc="outside right upper")  # beside the data, not on it
     figure.suptitle(f"{title}: means, least to greatest", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
