@@ -68,6 +68,6 @@ def test_settings_that_differ_in_their_backbone_are_told_apart():
         [runs_of().assign(backbone="resnet18"), runs_of().assign(backbone="resnet50", protocol="q")], ignore_index=True
     )
     assert [line.setting for line in overview.lines("x", both, "top1", 0.5, True)] == [
-        "digits, resnet18",
-        "digits, resnet50",
+        "digits, backbone resnet18",
+        "digits, backbone resnet50",
     ]

@@ -83,10 +83,8 @@ def lines(name: str, runs: pd.DataFrame, score: str, margin: float, endpoint: bo
     for assay in assays(judged, score, margin):
         own = judged[(judged["dataset"] == assay.dataset) & (judged["protocol"] == assay.protocol)]
         answers = tuple(_answered(own, *arms, margin) for arms in QUESTIONS.values())
-        backbones = judged["backbone"].nunique() > 1
-        setting = f"{assay.dataset}, {own['backbone'].iloc[0]}" if backbones else assay.dataset
         if any(answers[:3]):
-            found.append(Line(name, setting, assay, answers, endpoint))
+            found.append(Line(name, assay.place, assay, answers, endpoint))
     return found
 
 
@@ -157,8 +155,10 @@ def drawing(found: Sequence[Line], title: str) -> str:
         )
         for line in found
     ]
-    note = (
-        f"{EXPLAINED} Points of the score, with the widest 95 % interval; without a bar: no interval. Open marks: "
-        "SimCLR does not clearly beat what needs no training, so that the rows cannot tell."
+    unable = (
+        " Open marks: SimCLR does not clearly beat what needs no training, so that the rows cannot tell."
+        if any(line.assay.passes is False for line in found)
+        else ""
     )
+    note = f"{EXPLAINED} Points of the score, with the widest 95 % interval; without a bar: no interval.{unable}"
     return svg.standalone(title, [forest.panel("", "points", rows)], svg.legend(names), (note,))
