@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from headstart.errors import UserError
 from headstart.run import files, paths
 from headstart.study import claims, curves, figures, gradients, mechanism, page, rows
 from headstart.study.comparison import comparison
-from headstart.study.lines import read_experiments
+from headstart.study.lines import Line, read_experiments
 from headstart.study.page import Picture
 from headstart.study.sections import Measured, captioned
 from headstart.study.writing import counted
@@ -63,14 +62,15 @@ def _measured(runs: pd.DataFrame) -> Measured:
     def those(*columns: str) -> Iterator[tuple[Any, ...]]:
         return zip(*(table[name] for name in columns), strict=True)
 
+    def by_column(*of_one: Any) -> list[tuple[str, Line]]:  # of every commit the file is read once
+        return [(column, line) for column in mechanism.PLOTS for line in mechanism.line(column, *of_one)]
+
     of_run, of_head = ("run", "dataset", "group", "arm", "seed"), ("run", "dataset", "group", "arm", "head", "seed")
+    measured = read_experiments(Path(), mechanism.TRAINING, those(*of_head), by_column)
     return Measured(
         read_experiments(Path(), curves.CURVES, those(*of_run), curves.curve),
         read_experiments(Path(), gradients.FLOW, those(*of_head), gradients.flow),
-        {
-            column: read_experiments(Path(), mechanism.TRAINING, those(*of_head), partial(mechanism.line, column))
-            for column in mechanism.PLOTS
-        },
+        {column: [line for name, line in measured if name == column] for column in mechanism.PLOTS},
         figures.losses_named(runs),
     )
 

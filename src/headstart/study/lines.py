@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 
@@ -52,13 +52,16 @@ class Plot:
     shared: bool = False
 
 
-def read_experiments(
-    root: Path, path: str, runs: Iterable[tuple[Any, ...]], lines_of: Callable[..., list[Line]]
-) -> list[Line]:
-    """Return the lines of experiments and branches whose commits hold the CSV file `path`.
+Found = TypeVar("Found")
 
-    runs: what lines_of takes before the rows; the first is an experiment's name, a branch or a commit, or `workspace`.
-    What cannot be read is left out: the page says how many runs it shows.
+
+def read_experiments(
+    root: Path, path: str, runs: Iterable[tuple[Any, ...]], lines_of: Callable[..., list[Found]]
+) -> list[Found]:
+    """Return the lines, or what else lines_of makes of rows, of experiments and branches whose commits hold a CSV file.
+
+    runs: what lines_of takes before the rows of the file `path`; the first is an experiment's name, a branch or a
+    commit, or `workspace`. What cannot be read is left out: the page says how many runs it shows.
     """
     refs = _git(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/exps").splitlines()
     commits = {re.sub("^.*/", "", name): commit for name, commit in (line.split(" ") for line in refs)}
