@@ -50,8 +50,7 @@ def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     runs = pd.concat(tables, ignore_index=True)
     runs = runs[~runs["failed"].astype(bool)]
-    scored = runs[_OTHERS].notna().any(axis=1)
-    return pd.concat([runs[scored], runs[~scored]]).drop_duplicates(RUN_KEY, ignore_index=True)
+    return pd.concat([_scored(runs), runs]).drop_duplicates(RUN_KEY, ignore_index=True)
 
 
 def has_scores(runs: pd.DataFrame) -> bool:

@@ -241,10 +241,8 @@ def _tile(
 
 def _leave_pairs_out(tile: Tensor, rows: slice, columns: slice, start: int, stop: int) -> None:
     half = (stop - start) // 2
-    for begin, shift in (
-        (start, half),
-        (start + half, -half),
-    ):  # first views, then second views: their partners' places
+    # first views, then second views: their partners' places
+    for begin, shift in ((start, half), (start + half, -half)):
         low = max(rows.start, begin, columns.start - shift)
         high = min(rows.stop, begin + half, columns.stop - shift)
         if low < high:
