@@ -258,12 +258,34 @@ class Cuda:
         work.wait_stream(aside)
 
     def record(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """Return what replays the function's kernels, in a memory pool of their own, and its result."""
+        """Return what replays the function's kernels, in a memory pool of their own, and its result.
+
+        Where that fails the device's random stream is what it was; torch alone would leave it unusable.
+        """
         graph = torch.cuda.CUDAGraph()
         # thread_local: other threads may pin memory meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with drawable_afterwards(self._device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = function()
         return graph.replay, result
+
+
+@contextmanager
+def drawable_afterwards(device: torch.device) -> Iterator[None]:
+    """Give the device's generator a state of the same numbers where the block fails.
+
+    A recording that fails leaves the old one believing that it is still recorded, and its next draw raises "Offset
+    increment outside graph capture" (seen with torch 2.11: CUDAGraph::capture_end throws before its epilogue).
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[index]
+    before = generator.get_state()
+    try:
+        yield
+    except BaseException:
+        fresh = torch.Generator(device)
+        fresh.set_state(before)
+        generator.graphsafe_set_state(fresh.graphsafe_get_state())
+        raise
 
 
 def cuda(device: torch.device) -> Cuda | None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from headstart import replay
 from headstart.data.arrays import Standardize
 from headstart.errors import UserError
 from headstart.models.backbone import Backbone, build_backbone
@@ -114,6 +115,20 @@ def test_what_cannot_be_recorded_trains_and_says_so(batches, device, recorded, c
     assert all(line.startswith("warning: ") and len(line) < 300 for line in told)
     recorded(False)
     close(curve, trained(batches, device, backbone=Waits())[1])
+
+
+def test_after_a_recording_that_fails_the_device_draws_on(device, recorded, real):
+    """The same numbers as if none had been tried; a backbone with dropout needs them."""
+    recorded(True)
+    torch.manual_seed(3)
+    expected = torch.randn(5, device=device)
+    torch.manual_seed(3)
+    waiting = replay.Replayed(lambda x: x + x.sum().item(), device, name="a wait", calls=100)
+    assert waiting(torch.ones(4)).tolist() == [5.0] * 4
+    assert torch.equal(torch.randn(5, device=device), expected)
+    drawing = replay.Replayed(lambda x: x + torch.rand_like(x), device, name="a draw", calls=100)
+    found = [drawing(torch.zeros(1000)).clone() for _ in range(3)]
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
 
 
 def test_several_steps_in_float64_are_the_cpus(batches, device):
