@@ -11,6 +11,7 @@ from headstart.data.arrays import Standardize
 from headstart.errors import UserError
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.projector import Projector, build_projector
+from headstart.run.processes import pick_device
 from headstart.training import contrastive, room
 from headstart.training.contrastive import Batches, Network, stepping, train_simclr, training_step
 from headstart.training.diagnostics import Diagnostics, Observer
@@ -171,6 +172,12 @@ def test_float32_is_ieees(device, real):
     pairs.append((matrix @ matrix, matrix.double() @ matrix.double()))
     for ours, exact in pairs:
         assert ((ours - exact).norm() / exact.norm()).item() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_a_stage_gets_the_device(name, real):
+    picked = pick_device(name)
+    assert picked == torch.device("cuda:0") and torch.ones(3, device=picked).sum().item() == 3
 
 
 def test_out_of_memory_names_a_batch_that_fits(device, views_of, split_of, real):

@@ -164,6 +164,19 @@ def test_batch_that_cannot_be_shared_equally(folder):
     )
 
 
+@pytest.mark.parametrize(("name", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_a_cuda_device_has_a_number_which_torchs_set_device_demands(monkeypatch, name, index):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    monkeypatch.setattr(processes, "use_ieee_float32", lambda: None)
+    assert processes.pick_device(name) == torch.device("cuda", index)
+    assert chosen == [index]
+    with pytest.raises(UserError, match=r"device: 'cuda:2' but there are 2 CUDA devices, from cuda:0"):
+        processes.pick_device("cuda:2")
+
+
 def test_more_processes_than_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     processes.check_devices(torch.device("cuda"), 2)

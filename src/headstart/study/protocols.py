@@ -25,8 +25,9 @@ def protocol_names(runs: pd.DataFrame) -> dict[str, str]:
     """Return protocol -> the keys that differ among the runs' protocols with their values; unique in any case.
 
     runs: of one dataset. Rows of this repository hold their settings; of others, whose rows do not, what columns tell
-    is named, and where that is nothing, the protocol's digest.
+    is named, and where that is nothing, its number of runs, or the protocol's digest where that does not tell, either.
     """
+    sizes = Counter(runs["protocol"].astype(str))
     firsts = {str(key): own.iloc[0] for key, own in runs.groupby("protocol")}
     told = {key: _settings(row) for key, row in firsts.items()}
     keys = dict.fromkeys(name for values in told.values() for name in values)
@@ -35,8 +36,13 @@ def protocol_names(runs: pd.DataFrame) -> dict[str, str]:
         key: ", ".join(f"{_short(name, differing)} {values.get(name, 'unset')}" for name in differing)
         for key, values in told.items()
     }
-    twice = {name for name, number in Counter(names.values()).items() if number > 1}
-    return {key: f"{name} {key}".strip() if name in twice else name for key, name in names.items()}
+    return _apart(_apart(names, {key: f"{number} runs" for key, number in sizes.items()}), {key: key for key in names})
+
+
+def _apart(names: dict[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """The names, and behind equal ones what more is known of each."""
+    count = Counter(names.values())
+    return {key: f"{name} {more[key]}".strip() if count[name] > 1 else name for key, name in names.items()}
 
 
 def _settings(row: Mapping[str, Any]) -> dict[str, str]:
