@@ -96,9 +96,9 @@ def _margin(grid: Grid, score: str) -> float:
 def _overview(lines: Sequence[overview.Line], printed: Sequence[pd.DataFrame]) -> str:
     """All committed rows on one screen: each by its endpoint, and by the other scores that its grid's file names."""
     found = sorted(lines, key=lambda line: line.order)
-    title = "Is it freezing, or content? The grids that froze a random layer, too, and can tell"
+    title = "Is it freezing, or content? By their endpoints, the grids that froze a random layer, too, and can tell"
     picture = []
-    if drawn := [line for line in found if line.splits_the_gain and line.assay.passes]:
+    if drawn := [line for line in found if line.splits_the_gain and line.assay.passes and line.endpoint]:
         write_text(OUT / "overview.svg", overview.drawing(drawn, title))
         picture = ["![The paper's gain, freezing, content and noise of each grid, with intervals](overview.svg)"]
     parts = [

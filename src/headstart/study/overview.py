@@ -72,8 +72,7 @@ class Line:
     @property
     def label(self) -> str:
         """The line's name in a figure."""
-        void = {True: "", None: " (unknown)", False: " (cannot tell)"}[self.assay.passes]
-        return f"{self.name}: {self.setting}, {self.assay.score}{void}"
+        return f"{self.name}: {self.setting}, {self.assay.score}"
 
 
 def lines(name: str, runs: pd.DataFrame, score: str, margin: float, endpoint: bool) -> list[Line]:
@@ -147,18 +146,11 @@ def drawing(found: Sequence[Line], title: str) -> str:
         forest.Row(
             line.label,
             tuple(
-                forest.Estimate(answer.value, answer.low, answer.high, name, number, open=line.assay.passes is False)
-                if answer
-                else None
+                forest.Estimate(answer.value, answer.low, answer.high, name, number) if answer else None
                 for number, (name, answer) in enumerate(zip(names, line.answers, strict=True))
             ),
         )
         for line in found
     ]
-    unable = (
-        " Open marks: SimCLR does not clearly beat what needs no training, so that the rows cannot tell."
-        if any(line.assay.passes is False for line in found)
-        else ""
-    )
-    note = f"{EXPLAINED} Points of the score, with the widest 95 % interval; without a bar: no interval.{unable}"
+    note = f"{EXPLAINED} Points of the score, with the widest 95 % interval; without a bar: no interval."
     return svg.standalone(title, [forest.panel("", "points", rows)], svg.legend(names), (note,))
