@@ -54,11 +54,16 @@ def workspace(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
-def test_three_variants_and_a_foreign_autoencoder_run_with_readmes_command(workspace):
-    assert len(DIFFS) == 3
+@pytest.fixture(scope="module")
+def output(workspace) -> str:
+    """What README's command printed; what it left lies in the workspace."""
     command = readme_block("projector.init=autoencoder_unit")
-    output = bash(workspace, f"{command.strip()} -S datasets.yaml:digits.batch_size=64")
+    return bash(workspace, f"{command.strip()} -S datasets.yaml:digits.batch_size=64")
+
+
+@pytest.mark.slow
+def test_three_variants_and_a_foreign_autoencoder_run_with_readmes_command(workspace, output):
+    assert len(DIFFS) == 3
     assert metrics(workspace)["top1"]["shapes"] > 0.5
     shared = list((workspace / ".cache" / "shared" / "pretrain_autoencoder").glob("*/summary.json"))
     assert len(shared) == 1, "one autoencoder: that of the digits"
@@ -73,7 +78,7 @@ def test_three_variants_and_a_foreign_autoencoder_run_with_readmes_command(works
 
 
 @pytest.mark.slow
-def test_what_was_trained_is_exported_with_its_experiments_name(workspace):
+def test_what_was_trained_is_exported_with_its_experiments_name(workspace, output):
     pytest.importorskip("onnxruntime")
     command = ["python", "-m", "headstart"]
     source = {"PYTHONPATH": str(workspace / "src")}
@@ -97,7 +102,7 @@ def test_what_was_trained_is_exported_with_its_experiments_name(workspace):
 
 
 @pytest.mark.slow
-def test_autoencoder_is_trained_once_for_all_that_want_it(workspace):
+def test_autoencoder_is_trained_once_for_all_that_want_it(workspace, output):
     """For the digits themselves, now: prepared in another folder, the same images, so the same autoencoder."""
     shared = workspace / ".cache" / "shared" / "pretrain_autoencoder"
     before = {path: path.stat().st_mtime_ns for path in shared.glob("*/summary.json")}
