@@ -30,6 +30,7 @@ import yaml
 
 from headstart import settings
 from headstart.errors import UserError, reason
+from headstart.run.params import to_params
 from headstart.sweep.cells import make_cells
 from headstart.sweep.grid import read_grid
 from headstart.yaml_files import parse_yaml
@@ -188,9 +189,10 @@ class Machine:
 def run(options: argparse.Namespace) -> None:
     """Run the cells of a grid and pack what is to travel; exits with status 1 where something is missing."""
     grid = read_grid(Path(options.grid))
-    changed = {key: parse_yaml(value) for key, _, value in (change.partition("=") for change in options.set)}
-    cells = [cell.overrides for cell in make_cells(dataclasses.replace(grid, fixed={**grid.fixed, **changed}), ROOT)]
+    changed = dict(map(change_of, options.set))
     tree = settings.with_overrides(settings.read_settings(ROOT), {"tracking.enabled": False})
+    cells = [{**cell.overrides, **changed} for cell in make_cells(grid, ROOT)]
+    to_params(settings.with_overrides(tree, cells[0]))
     units = units_of(cells, tree)
     options.out.mkdir(parents=True, exist_ok=True)
     about = {
@@ -208,6 +210,17 @@ def run(options: argparse.Namespace) -> None:
         ):
             archive.add(file, file.relative_to(options.out))
     sys.exit(0 if whole else 1)
+
+
+def change_of(text: str) -> tuple[str, Any]:
+    """Return key and value of KEY=VALUE, which is YAML; a mapping, too."""
+    key, _, value = text.partition("=")
+    try:
+        settings.lookup(settings.read_settings(ROOT), key)
+        return key, parse_yaml(value)
+    except (KeyError, ValueError) as error:
+        why = "no such key in params.yaml or datasets.yaml" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"-S {text}: {why}") from None
 
 
 def kept(folder: Path) -> Iterator[Path]:

@@ -127,7 +127,9 @@ def rows_of(out: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "digits", "--out", "OUT", "-S", "simclr.epoch=3"], "fixed.simclr.epoch: no such key"),
+        (["run", "digits", "--out", "OUT", "-S", "simclr.epoch=3"], "-S simclr.epoch=3: no such key"),
+        (["run", "digits", "--out", "OUT", "-S", "simclr.epochs=[3"], "-S simclr.epochs=[3: not valid YAML"),
+        (["run", "digits", "--out", "OUT", "-S", "simclr.epochs=0"], "params.yaml: simclr.epochs: 0 must be"),
         (["run", "nosuch", "--out", "OUT"], "nosuch: No such file"),
         (["rows", "OUT/cells.tar.gz"], "must be the cells.tar.gz that `run` leaves"),
         (["rows", "README.md"], "must be the cells.tar.gz that `run` leaves"),
