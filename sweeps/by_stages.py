@@ -191,13 +191,17 @@ def run(options: argparse.Namespace) -> None:
     grid = read_grid(Path(options.grid))
     changed = dict(map(change_of, options.set))
     tree = settings.with_overrides(settings.read_settings(ROOT), {"tracking.enabled": False})
-    cells = [{**cell.overrides, **changed} for cell in make_cells(grid, ROOT)]
+    every = [cell.overrides for cell in make_cells(grid, ROOT)]
+    wanted = missing(every, tree, options.but) if options.but else every
+    if not wanted:
+        raise UserError(f"{options.but}: has all {len(every)} cells of {grid.path}")
+    cells = [{**overrides, **changed} for overrides in wanted]
     to_params(settings.with_overrides(tree, cells[0]))
     units = units_of(cells, tree)
     options.out.mkdir(parents=True, exist_ok=True)
     about = {
         "grid": grid.name,
-        "cells": len(cells),
+        "cells": len(every),
         "commit": options.commit or commit(),
         "machine": machine(),
         "jobs": options.jobs,
@@ -210,6 +214,26 @@ def run(options: argparse.Namespace) -> None:
         ):
             archive.add(file, file.relative_to(options.out))
     sys.exit(0 if whole else 1)
+
+
+def missing(cells: Sequence[Mapping[str, Any]], tree: settings.Tree, file: Path) -> list[Mapping[str, Any]]:
+    """Return the cells that have no row in a file."""
+    from headstart.study.experiments import row_of
+    from headstart.study.rows import RUN_KEY, read_csv, to_rows
+
+    def planned(overrides: Mapping[str, Any]) -> dict[str, Any]:
+        own = settings.with_overrides(tree, overrides)
+        params = to_params(own)
+        head = params.projector
+        facts = {"projector_frozen": head.frozen, "needs_autoencoder": head.needs_autoencoder, "precision": ""}
+        return row_of(own, params.datasets[0], {}, facts, "")
+
+    def keys(table: Any) -> list[tuple[str, ...]]:
+        return [tuple(map(str, row)) for row in table[RUN_KEY].itertuples(index=False)]
+
+    known = set(keys(read_csv(file)))
+    wanted = keys(to_rows(map(planned, cells), str(file)))
+    return [cell for cell, key in zip(cells, wanted, strict=True) if key not in known]
 
 
 def change_of(text: str) -> tuple[str, Any]:
@@ -317,6 +341,7 @@ def main() -> None:
     )
     there.add_argument("--jobs", type=int, default=1, help="processes at once")
     there.add_argument("--seconds", type=float, default=float("inf"), help="when to stop")
+    there.add_argument("--but", type=Path, metavar="ROWS", help="leave out the cells that this file has rows of")
     there.add_argument("--commit", help="of the code, where it is no checkout")
     there.add_argument(
         "-S", dest="set", action="append", default=[], metavar="KEY=VALUE", help="in every cell, as for dvc exp run"
