@@ -43,8 +43,15 @@ def test_what_tells_freezing_from_content_stands_first_and_what_cannot_tell_last
     able = overview.lines("b", runs_of(), "top1", 1.0, endpoint=True)
     unable = overview.lines("a", runs_of(start=0.83), "top1", 1.0, endpoint=True)
     blunt = overview.lines("a", runs_of(ARMS[:1] + ARMS[3:]), "top1", 1.0, endpoint=True)
-    ordered = sorted([*blunt, *unable, *able], key=lambda line: line.order)
-    assert ordered == [*able, *unable, *blunt]
+    assert overview.ordered([*blunt, *unable, *able]) == [*able, *unable, *blunt]
+
+
+def test_the_grid_that_knows_the_papers_gain_best_stands_first_with_all_its_lines():
+    known = overview.lines("z", runs_of(noise=0.001), "top1", 1.0, endpoint=True)
+    known += overview.lines("z", runs_of(noise=0.02), "top1", 1.0, endpoint=False)
+    vague = overview.lines("a", runs_of(noise=0.01), "top1", 1.0, endpoint=True)
+    never = overview.lines("b", runs_of(ARMS[2:]), "top1", 1.0, endpoint=True)
+    assert overview.ordered([*never, *vague, *reversed(known)]) == [*known, *vague, *never]
 
 
 def test_table_and_figure_say_the_same():

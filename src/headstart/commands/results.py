@@ -95,7 +95,7 @@ def _margin(grid: Grid, score: str) -> float:
 
 def _overview(lines: Sequence[overview.Line], printed: Sequence[pd.DataFrame]) -> str:
     """All committed rows on one screen: each by its endpoint, and by the other scores that its grid's file names."""
-    found = sorted(lines, key=lambda line: line.order)
+    found = overview.ordered(lines)
     title = "Is it freezing, or content? By their endpoints, the grids that froze a random layer, too, and can tell"
     picture = []
     if drawn := [line for line in found if line.splits_the_gain and line.assay.passes and line.endpoint]:
@@ -108,8 +108,9 @@ def _overview(lines: Sequence[overview.Line], printed: Sequence[pd.DataFrame]) -
         *picture,
         overview.markdown(found),
         "In bold: the endpoint, the score that a grid names beforehand. First stand the grids that tell freezing "
-        "from content; of these first those that can tell, last those that cannot: there SimCLR does not clearly beat "
-        "what needs no training, and a difference means nothing.",
+        "from content; of these first those that can tell, that with the narrowest interval of the paper's gain before "
+        "others, last those that cannot: there SimCLR does not clearly beat what needs no training, and a difference "
+        "means nothing.",
         overview.shared_draws(found),
         _chance(printed),
     ]

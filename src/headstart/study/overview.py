@@ -1,7 +1,7 @@
 """The study on one screen: of each set of rows the paper's gain, and what of it is freezing and what is content."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -64,12 +64,6 @@ class Line:
         return self.answers[1] is not None
 
     @property
-    def order(self) -> tuple[bool, int, str, str, bool]:
-        """Return where the line stands: first what tells freezing from content, of that what can tell at all."""
-        able = {True: 0, None: 1, False: 2}[self.assay.passes]
-        return not self.splits_the_gain, able, self.name, self.setting, not self.endpoint
-
-    @property
     def label(self) -> str:
         """The line's name in a figure."""
         return f"{self.name}: {self.setting}, {self.assay.score}"
@@ -85,6 +79,26 @@ def lines(name: str, runs: pd.DataFrame, score: str, margin: float, endpoint: bo
         if any(answers[:3]):
             found.append(Line(name, assay.place, assay, answers, endpoint))
     return found
+
+
+def ordered(found: Iterable[Line]) -> list[Line]:
+    """Return lines as a reader wants them: first what tells freezing from content, of that what can tell at all.
+
+    Then stands first the grid whose endpoint has the narrowest interval of the paper's gain, with all its lines.
+    """
+    found = list(found)
+    width: dict[str, float] = {}
+    for line in found:
+        if line.endpoint and line.answers[0] is not None:
+            own = line.answers[0].high - line.answers[0].low
+            width[line.name] = min(width.get(line.name, math.inf), math.inf if math.isnan(own) else own)
+    able = {True: 0, None: 1, False: 2}
+
+    def place(line: Line) -> tuple[bool, int, float, str, str, bool]:
+        wide = width.get(line.name, math.inf)
+        return not line.splits_the_gain, able[line.assay.passes], wide, line.name, line.setting, not line.endpoint
+
+    return sorted(found, key=place)
 
 
 def _answered(runs: pd.DataFrame, first: tuple[str, bool], second: tuple[str, bool], margin: float) -> Answered | None:
