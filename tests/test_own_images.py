@@ -42,6 +42,7 @@ def dvc(photos: Path, *more: str) -> tuple[str, ...]:
     return ("dvc", "exp", "run", "-S", "datasets=[mine]", "-S", f'datasets.yaml:mine.path="{photos}"', *SMALL, *more)
 
 
+@pytest.mark.slow
 def test_a_flat_folder_ends_with_features_card_and_export(workspace, photos):
     done = run(workspace, *dvc(photos))
     assert "mine: images from" in done.stdout and "passed over: labels.csv" in done.stdout

@@ -26,6 +26,7 @@ def tracked(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_queue_of_four_loses_nothing_and_runs_the_code_as_queued(tracked):
     override = "projector.activation=relu,silu,sigmoid,tanh"
     run(tracked, "dvc", "exp", "run", "--queue", "-S", override, "-S", "seed=1")

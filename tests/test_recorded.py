@@ -50,6 +50,7 @@ def status(folder: Path) -> dict[str, list[object]]:
 # ---- every module that decides a number is seen ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dvc_sees_a_change_of_every_module_that_a_stage_reaches(workspace):
     assert not status(workspace)
     stages_of: dict[Path, set[str]] = {}
@@ -106,6 +107,7 @@ def replace(file: Path, before: str, after: str) -> None:
     file.write_text(text.replace(before, after))
 
 
+@pytest.mark.slow
 def test_a_setting_edited_while_it_trains_is_not_recorded_and_putting_it_back_costs_seconds(workspace):
     before = experiments(workspace)
     process = begin(workspace, "-S", "simclr.temperature=0.4")

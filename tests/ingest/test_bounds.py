@@ -168,7 +168,8 @@ def test_headers_that_lead_back_end(tmp_path):
     path = tmp_path / "x.tar"
     path.write_bytes(pax + info.tobuf() + pax + info.tobuf() + bytes(1024))
     said, _ = measured(path, seconds=30)
-    assert "damaged or truncated tar archive" in said
+    # a Python from before that was mended, as Debian's 3.11.2, does not take it for one at all
+    assert "damaged or truncated tar archive" in said or "not a zip or tar archive" in said
 
 
 def test_a_chain_of_headers_is_no_traceback(tmp_path):
