@@ -30,7 +30,9 @@ import yaml
 
 from headstart import settings
 from headstart.errors import UserError, reason
+from headstart.history import git
 from headstart.run.params import to_params
+from headstart.sweep import run_cell
 from headstart.sweep.cells import make_cells
 from headstart.sweep.grid import read_grid
 from headstart.yaml_files import parse_yaml
@@ -118,6 +120,15 @@ class Machine:
 
     def run(self, units: Sequence[Unit]) -> bool:
         """Run what is not done yet; return whether all is done then."""
+        try:
+            self._work(units)
+        finally:  # of an interrupt, too: they are in sessions of their own
+            for unit, (process, _) in self.running.items():
+                os.killpg(process.pid, signal.SIGKILL)
+                self.say(f"{unit.name} was stopped{': the time is over' if time.monotonic() >= self.end else ''}")
+        return all(self.done(unit.name) for unit in units)
+
+    def _work(self, units: Sequence[Unit]) -> None:
         waiting = [unit for unit in units if not self.done(unit.name)]
         failed: set[str] = set()
         while (waiting or self.running) and time.monotonic() < self.end:
@@ -131,10 +142,6 @@ class Machine:
                 self.start(ready[0])
             else:
                 time.sleep(0.1)
-        for unit, (process, _) in self.running.items():
-            os.killpg(process.pid, signal.SIGKILL)
-            self.say(f"{unit.name} was stopped: the time is over")
-        return all(self.done(unit.name) for unit in units)
 
     def done(self, name: str) -> bool:
         """Whether a unit has ended well, now or in an earlier call."""
@@ -177,7 +184,7 @@ class Machine:
         seconds = time.monotonic() - begun
         self.lasted.setdefault(unit.kind, []).append(seconds)
         well = self.done(unit.name)
-        last = (self.out / unit.name / "log").read_text(errors="replace").strip().rpartition("\n")[2]
+        last = run_cell.reason((self.out / unit.name / "log").read_text(errors="replace"))
         self.say(f"{unit.name}: {seconds:.0f} s, {last}" if well else f"{unit.name} failed: {last}")
         return well
 
@@ -189,8 +196,8 @@ class Machine:
 def run(options: argparse.Namespace) -> None:
     """Run the cells of a grid and pack what is to travel; exits with status 1 where something is missing."""
     grid = read_grid(Path(options.grid))
-    changed = dict(map(change_of, options.set))
     tree = settings.with_overrides(settings.read_settings(ROOT), {"tracking.enabled": False})
+    changed = dict(change_of(text, tree) for text in options.set)
     every = [cell.overrides for cell in make_cells(grid, ROOT)]
     wanted = missing(every, tree, options.but) if options.but else every
     if not wanted:
@@ -209,9 +216,8 @@ def run(options: argparse.Namespace) -> None:
     (options.out / "about.json").write_text(json.dumps(about) + "\n")
     whole = Machine(options.out, options.jobs, options.seconds).run(units)
     with tarfile.open(options.out / "cells.tar.gz", "w:gz") as archive:
-        for file in sorted(
-            {options.out / "about.json", *(path for unit in units for path in kept(options.out / unit.name))}
-        ):
+        archive.add(options.out / "about.json", "about.json")
+        for file in (path for unit in units for path in kept(options.out / unit.name)):
             archive.add(file, file.relative_to(options.out))
     sys.exit(0 if whole else 1)
 
@@ -236,11 +242,11 @@ def missing(cells: Sequence[Mapping[str, Any]], tree: settings.Tree, file: Path)
     return [cell for cell, key in zip(cells, wanted, strict=True) if key not in known]
 
 
-def change_of(text: str) -> tuple[str, Any]:
+def change_of(text: str, tree: settings.Tree) -> tuple[str, Any]:
     """Return key and value of KEY=VALUE, which is YAML; a mapping, too."""
     key, _, value = text.partition("=")
     try:
-        settings.lookup(settings.read_settings(ROOT), key)
+        settings.lookup(tree, key)
         return key, parse_yaml(value)
     except (KeyError, ValueError) as error:
         why = "no such key in params.yaml or datasets.yaml" if isinstance(error, KeyError) else str(error)
@@ -258,9 +264,7 @@ def kept(folder: Path) -> Iterator[Path]:
 def commit() -> str:
     """Return the checkout's commit, or `unknown` where it is none."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL)[
-            :10
-        ]
+        return git(ROOT, "rev-parse", "HEAD")[:10]
     return "unknown"
 
 
@@ -321,7 +325,7 @@ def row_of_cell(folder: Path, cell: Path, about: Mapping[str, Any]) -> dict[str,
         words, cwd=cell, env={**os.environ, "HEADSTART_ROOT": str(folder)}, capture_output=True, text=True
     )
     if ended.returncode:
-        raise UserError(f"{cell.name}: {ended.stderr.strip().rpartition(chr(10))[2]}")
+        raise UserError(f"{cell.name}: {run_cell.reason(ended.stderr)}")
     tree, found = settings.read_settings(cell), json.loads((cell / "metrics" / "all.json").read_text())
     (dataset,) = tree["params.yaml"]["datasets"]
     metrics = {name: values[dataset] for name, values in found["metrics"].items() if dataset in values}

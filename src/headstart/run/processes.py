@@ -45,15 +45,14 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"params.yaml: device: {name!r} but torch sees no CUDA device; use auto or cpu")
     device = torch.device(name)
-    if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)  # set_device refuses one without a number
     if device.type == "cpu":
         keep_freed_memory()
-    if device.type == "cuda" and device.index >= torch.cuda.device_count():
-        raise UserError(
-            f"params.yaml: device: {name!r} but there are {torch.cuda.device_count()} CUDA devices, from cuda:0"
-        )
     if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # set_device refuses one without a number
+        if device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"params.yaml: device: {name!r} but there are {torch.cuda.device_count()} CUDA devices, from cuda:0"
+            )
         torch.cuda.set_device(device)  # where streams, graphs and Triton's kernels go that name none
         use_ieee_float32()
     return device
